@@ -19,6 +19,8 @@ export interface Gate {
   readonly name: "kill_switch" | "window" | "detectors" | "health" | "stop" | "cooldown" | "policy" | "line";
   readonly open: boolean;
   readonly why: string;
+  /** It could not be asked at all (timeout, not executable): closed, and an error. */
+  readonly failed?: boolean;
 }
 
 /** The nodes that would be up and down if `self` went down now, with a reason for each that is down. */

@@ -23,14 +23,12 @@ export interface Survey {
   readonly leased: readonly Contender[];
   /** A permanent key of another machine with my name. */
   readonly namesake: Contender | undefined;
-  /** The key that the turn record on disk names, whatever stands in it. */
-  readonly recorded: Contender | undefined;
   readonly roster: RosterEntry | undefined;
   readonly health: HealthRecord | undefined;
 }
 
-/** Step 1: one linearizable look at the line and at my own records. `recordedKey` is the key that turn.json names. */
-export async function survey(ctx: TurnContext, recordedKey: string | undefined, signal?: AbortSignal): Promise<Survey> {
+/** Step 1: one linearizable look at the line and at my own records. */
+export async function survey(ctx: TurnContext, signal?: AbortSignal): Promise<Survey> {
   const { space, store, self } = ctx;
   const answer = await store.txn(call("turn.survey", signal), {
     then: [
@@ -50,7 +48,6 @@ export async function survey(ctx: TurnContext, recordedKey: string | undefined, 
     turn: mine.find((contender) => contender.permanent),
     leased: mine.filter((contender) => !contender.permanent),
     namesake: line.find((c) => c.permanent && c.value?.node === self.node && c.value.machine !== self.machine),
-    recorded: recordedKey === undefined ? undefined : line.find((contender) => contender.key === recordedKey),
     roster: roster && readRosterEntry(roster.value),
     health: health && readHealthRecord(health.value),
   };
