@@ -72,7 +72,7 @@ const planted: readonly (readonly [rule: string, path: string, text: string, oth
   ["sizes", "src/turn/queue.ts", `class X {\n  async x(a: number) {\n${"    y();\n".repeat(70)}  }\n}\n`],
   ["sizes", "src/turn/queue.ts", `const x = (a: number) => {\n${"  y();\n".repeat(70)}};\n`],
   ["comments", "scripts/x.ts", "#!/usr/bin/env bun\nexport const x = 1;\n"],
-  ["comments", "src/turn/queue.ts", "export function x() {\n  return 1;\n}\n"],
+  ["comments", "src/turn/queue.ts", "\nexport function x() {\n  return 1;\n}\n"],
   ["no leftovers", "src/turn/queue.ts", `// ${"TO" + "DO"}: later\nexport const x = 1;\n`],
   ["no default exports", "src/turn/queue.ts", "export default 1;\n"],
   ["no mock.module", "test/e2e/x.test.ts", 'mock.module("x", () => ({}));\n'],
