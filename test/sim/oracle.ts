@@ -49,7 +49,7 @@ export class Oracle {
       const group = this.#world.spaces.findIndex((space) => key.startsWith(space.line));
       if (group < 0) continue;
       if ("put" in op) this.#put(actor, op, group, before);
-      else this.#delete(actor, label, key);
+      else this.#delete(actor, label, key, before);
     }
   }
 
@@ -86,7 +86,7 @@ export class Oracle {
     actor.excused = false;
   }
 
-  #delete(actor: Actor, label: string, key: string): void {
+  #delete(actor: Actor, label: string, key: string, before: Before): void {
     const turn = this.#permanent.get(key);
     if (turn === undefined) return;
     this.#permanent.delete(key);
@@ -100,11 +100,15 @@ export class Oracle {
       return;
     }
     if (actor !== "operator" && label !== "turn.takeover") this.#fail(4, `${actor.name} ended the turn of ${owner.name} (${label})`);
+    const was = before.line(turn.group).find((contender) => contender.key === key);
+    if (actor === "operator" && was?.mod !== world.shown.get(key))
+      this.#fail(4, `an operator ended the turn of ${owner.name}, which he had been shown in another state`);
+    if (label === "turn.takeover" && before.alive(owner.hash)) this.#fail(4, `the turn of ${owner.name} was taken over while its daemon was alive`);
     world.tell(`store: the turn of ${owner.name} is ended by ${actor === "operator" ? "an operator" : actor.name}`);
     owner.excused = true;
   }
 
-  /** A withdrawal: the permanent key is leased again. Part of `applied`; named for the story. */
+  /** The reboot command is started; `definite`: the process has seen a yes to its last fence. */
   launched(m: SimMachine, definite: boolean): void {
     if (!this.holds(m)) this.#fail(2, `${m.name} runs its reboot command without a permanent key`);
     if (!definite) this.#fail(8, `${m.name} runs its reboot command without a definite yes to its fence`);
@@ -141,6 +145,8 @@ export class Oracle {
 export interface Before {
   line(group: number): ReturnType<typeof readLine>;
   has(key: string): boolean;
+  /** A daemon of this machine shows that it is alive. */
+  alive(machine: string): boolean;
 }
 
 /** Reads what the oracle needs, before a transaction that concerns a line is applied; undefined for all others. */
@@ -153,7 +159,12 @@ export function beforeOf(world: World, txn: Txn): Before | undefined {
   if (space === undefined) return undefined;
   const line = readLine(space, world.read(space.line, space.lineEnd));
   const stops = space.stops.filter((stop) => world.read(stop).length > 0);
-  return { line: (which) => (which === group ? line : []), has: (key) => stops.includes(key) };
+  const alive = world.read(space.alive, space.aliveEnd).map((kv) => kv.key.slice(space.alive.length));
+  return {
+    line: (which) => (which === group ? line : []),
+    has: (key) => stops.includes(key),
+    alive: (machine) => alive.includes(machine),
+  };
 }
 
 /** A store that answers at once, for the operator; the oracle sees what it does. */

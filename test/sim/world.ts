@@ -42,6 +42,8 @@ export class World {
   /** Faults are over. */
   calm = false;
   violation: string | undefined;
+  /** The mod-revision of each key as the operator last saw it. */
+  readonly shown = new Map<string, string>();
   readonly #db = new Database(":memory:");
 
   constructor(
@@ -57,7 +59,7 @@ export class World {
 
   ports(life: Life): Ports {
     const ports = life.ports();
-    return this.plant ? this.plant.inside(ports, this, life) : ports;
+    return this.plant ? this.plant.inside(ports) : ports;
   }
 
   /** The probability of a fault now: none once faults are over. */
@@ -220,6 +222,7 @@ export class World {
         scheduler.in(chance.between(100, 30_000), () => {
           if (this.storeDown) return;
           this.tell(`operator: releases ${turn.contender.value?.node}`);
+          this.shown.set(turn.contender.key, turn.contender.mod);
           const by = { who: "op", why: "test", at: scheduler.now, force: chance.hit(0.2) };
           guard(release(this.plant?.operator?.(operatorStore(this)) ?? operatorStore(this), space, turn, by));
         });
@@ -254,5 +257,6 @@ export class World {
 
 /** Runs the round of a seed; `recording` keeps the story. */
 export function runRound(seed: number, options: { readonly plant?: Plant | undefined; readonly recording?: boolean } = {}): RoundResult {
-  return new World(planOf(seed), options.plant, options.recording ?? false).run();
+  const plan = planOf(seed);
+  return new World(options.plant?.tune?.(plan) ?? plan, options.plant, options.recording ?? false).run();
 }
