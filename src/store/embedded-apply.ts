@@ -70,23 +70,20 @@ export class Apply {
     }
   }
 
+  /** Carries out the operations of the chosen branches, in order. */
   run(chosen: Chosen): OpResponse[] {
-    let nested = 0;
-    return chosen.ops.map((op): OpResponse => {
-      switch (op.kind) {
-        case "range":
-          return this.range(op.range);
-        case "put":
-          return this.#put(op.put);
-        case "delete":
-          return this.#delete(op.delete);
-        case "txn": {
-          const inner = chosen.nested[nested++] as Chosen;
-          const responses = this.run(inner);
-          return { kind: "txn", revision: this.revision, succeeded: inner.succeeded, responses };
-        }
-      }
-    });
+    const nested = chosen.nested.values();
+    return chosen.ops.map((op) => (op.kind === "txn" ? this.#nested(nested.next().value as Chosen) : this.#single(op)));
+  }
+
+  #nested(chosen: Chosen): OpResponse {
+    const responses = this.run(chosen);
+    return { kind: "txn", revision: this.revision, succeeded: chosen.succeeded, responses };
+  }
+
+  #single(op: Exclude<OpRequest, { kind: "txn" }>): OpResponse {
+    if (op.kind === "range") return this.range(op.range);
+    return op.kind === "put" ? this.#put(op.put) : this.#delete(op.delete);
   }
 
   /** Reads; sees what this transaction has written already. */
@@ -230,7 +227,6 @@ function passes(row: Row, request: RangeRequest): boolean {
 function sort(rows: readonly Row[], request: RangeRequest): Row[] {
   const by = request.sortBy ?? "key";
   const sign = request.sortOrder === "descend" ? -1 : 1;
-  const order = (a: Row, b: Row): number =>
-    by === "key" || by === "value" ? bytewise(a[by], b[by]) : a[by] - b[by];
+  const order = (a: Row, b: Row): number => (by === "key" || by === "value" ? bytewise(a[by], b[by]) : a[by] - b[by]);
   return [...rows].sort((a, b) => sign * order(a, b));
 }

@@ -6,6 +6,9 @@ import { refuse } from "./status.ts";
 /** etcd's default for --max-txn-ops: compares and operations of a transaction, each list by itself. */
 export const MAX_TXN_OPS = 128;
 
+/** etcd's default for --max-request-bytes. Keys and values are what counts here; etcd also counts a few bytes around them. */
+export const MAX_REQUEST_BYTES = 1.5 * 1024 * 1024;
+
 /** Throws the refusal that etcd would give for this operation; `room` is what is left of the limit for nested transactions. */
 export function checkOp(op: OpRequest, room = MAX_TXN_OPS): void {
   switch (op.kind) {
@@ -39,10 +42,22 @@ function checkPut(put: PutRequest): void {
   if (put.ignoreLease === true && put.lease !== "0") throw refuse("leaseProvided");
 }
 
+/** Refuses operations that are too much for one request, whichever branch would run. */
+export function checkSize(ops: readonly OpRequest[], before = 0): number {
+  let size = before;
+  for (const op of ops) {
+    if (op.kind === "put") size += op.put.key.length + op.put.value.length;
+    else if (op.kind === "txn") size = checkSize(op.txn.failure, checkSize(op.txn.success, size));
+  }
+  if (size > MAX_REQUEST_BYTES) throw refuse("tooLarge");
+  return size;
+}
+
 /** True when something in the branches puts, which a store out of space must refuse. */
 export function putsSomething(ops: readonly OpRequest[]): boolean {
   return ops.some(
-    (op) => op.kind === "put" || (op.kind === "txn" && (putsSomething(op.txn.success) || putsSomething(op.txn.failure))),
+    (op) =>
+      op.kind === "put" || (op.kind === "txn" && (putsSomething(op.txn.success) || putsSomething(op.txn.failure))),
   );
 }
 

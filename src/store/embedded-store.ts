@@ -5,7 +5,19 @@ import type { EmbeddedEngine } from "./embedded.ts";
 import type { CompareRequest, EngineEvent, OpRequest, OpResponse, Row, WatchNews } from "./embedded-types.ts";
 import { Queue } from "./queue.ts";
 import { Refusal } from "./status.ts";
-import type { Call, Compare, Int64, KeyValue, Op, Store, Txn, TxnResult, WatchEvent, WatchItem, WatchOptions } from "./store.ts";
+import type {
+  Call,
+  Compare,
+  Int64,
+  KeyValue,
+  Op,
+  Store,
+  Txn,
+  TxnResult,
+  WatchEvent,
+  WatchItem,
+  WatchOptions,
+} from "./store.ts";
 
 /**
  * A Store on `engine`. Faults are the engine's; after `engine.close()` calls reject with `store.away` and watches end by throwing it.
@@ -100,7 +112,11 @@ function eventOf(event: EngineEvent): WatchEvent {
   return { type: event.type, kv: keyValue(event.row) };
 }
 
-async function* follow(engine: EmbeddedEngine, call: Call, options: WatchOptions): AsyncGenerator<WatchItem, void, undefined> {
+async function* follow(
+  engine: EmbeddedEngine,
+  call: Call,
+  options: WatchOptions,
+): AsyncGenerator<WatchItem, void, undefined> {
   if (call.signal?.aborted) return;
   const queue = new Queue<WatchItem>();
   const tell = (news: WatchNews): void => {

@@ -4,7 +4,7 @@ import type { Clock } from "../kernel/clock.ts";
 import { Fault, sentence } from "../kernel/errors.ts";
 import type { Log } from "../kernel/log.ts";
 import { Apply, type Chosen } from "./embedded-apply.ts";
-import { checkDuplicates, checkOp, checkTxn, putsSomething } from "./embedded-check.ts";
+import { checkDuplicates, checkOp, checkSize, checkTxn, putsSomething } from "./embedded-check.ts";
 import { Leases, MAX_TTL_SEC } from "./embedded-leases.ts";
 import { type Reserve, Space } from "./embedded-space.ts";
 import { Tables } from "./embedded-tables.ts";
@@ -107,6 +107,7 @@ export class EmbeddedEngine {
   txn(txn: TxnRequest): TxnResponse {
     this.#ready();
     checkTxn(txn);
+    checkSize(txn.failure, checkSize(txn.success));
     checkDuplicates(txn.success);
     checkDuplicates(txn.failure);
     if (putsSomething(txn.success) || putsSomething(txn.failure)) this.#claim();
@@ -194,6 +195,7 @@ export class EmbeddedEngine {
   #single(op: OpRequest): OpResponse {
     this.#ready();
     checkOp(op);
+    checkSize([op]);
     if (op.kind === "put") this.#claim();
     const [response] = this.#carryOut(this.#apply(), { succeeded: true, ops: [op], nested: [] });
     return response as OpResponse;
@@ -215,13 +217,10 @@ export class EmbeddedEngine {
     apply.check(chosen);
     if (onlyReads(chosen)) return apply.run(chosen);
     const grows = putsSomething(chosen.ops);
-    const responses = this.#write(
-      () => {
-        apply.events.length = 0;
-        return apply.run(chosen);
-      },
-      grows,
-    );
+    const responses = this.#write(() => {
+      apply.events.length = 0;
+      return apply.run(chosen);
+    }, grows);
     this.#committed(apply);
     return responses;
   }
