@@ -1,6 +1,5 @@
 /** The real terminal and the real signals of this process. */
-import { readSync, writeSync } from "node:fs";
-import { isatty } from "node:tty";
+import { fstatSync, readSync, writeSync } from "node:fs";
 import { Fault } from "../kernel/errors.ts";
 import type { Signals } from "./command.ts";
 import type { Terminal } from "./invoke.ts";
@@ -12,13 +11,25 @@ export function processTerminal(): Terminal {
   return { stdin: source(stderr), stdout: sink(1), stderr, env: process.env };
 }
 
+/** node:tty costs as much to load as the rest of a short command, so it is only asked about what may be a terminal. */
+function isTerminal(fd: number): boolean {
+  try {
+    const stat = fstatSync(fd);
+    const isMemory = stat.rdev >> 8 === 1; // /dev/null and its like
+    return stat.isCharacterDevice() && !isMemory && process.getBuiltinModule("node:tty").isatty(fd);
+  } catch {
+    return false; // closed
+  }
+}
+
 /** Writes at once and whole: process.stdout may lose its end when the process exits while a pipe is full. */
 function sink(fd: 1 | 2): Sink {
-  const isTTY = isatty(fd);
   return {
-    isTTY,
+    get isTTY() {
+      return isTerminal(fd);
+    },
     get columns() {
-      return isTTY ? (fd === 1 ? process.stdout : process.stderr).columns : undefined;
+      return isTerminal(fd) ? (fd === 1 ? process.stdout : process.stderr).columns : undefined;
     },
     write(text) {
       const bytes = Buffer.from(text, "utf8");
@@ -38,12 +49,13 @@ function sink(fd: 1 | 2): Sink {
 }
 
 function source(stderr: Sink): Source {
-  const isTTY = isatty(0);
   return {
-    isTTY,
+    get isTTY() {
+      return isTerminal(0);
+    },
     text: () => Bun.stdin.text(),
     async secret(prompt) {
-      if (!isTTY) return (await Bun.stdin.text()).split(/\r?\n/, 1)[0] ?? "";
+      if (!isTerminal(0)) return (await Bun.stdin.text()).split(/\r?\n/, 1)[0] ?? "";
       stderr.write(prompt);
       process.stdin.setRawMode(true);
       try {
