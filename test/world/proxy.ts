@@ -111,7 +111,11 @@ export async function startProxy(target: string | number, initial: ProxyMode = "
     server.on("end", () => down(pair, "end"));
     // The client is gone: while frozen the server must not learn of it, so that what was sent still arrives late.
     client.on("close", () => up(pair, "end"));
-    server.on("close", () => pairs.delete(pair));
+    const forget = () => {
+      if (client.closed && server.closed) pairs.delete(pair);
+    };
+    client.on("close", forget);
+    server.on("close", forget);
   };
 
   let listener: Server | undefined = await listen(0, connect);
