@@ -101,7 +101,7 @@ export function readYaml(source: YamlSource, shape: Shape): ReadYaml {
   if (!document) return { tree: undefined, empty: true, faults, warnings };
   if (second)
     stop('a second YAML document begins here ("---"); only one is allowed, so join them', place(second.range[0]));
-  for (const error of [...document.errors, ...document.warnings]) {
+  for (const error of document.errors) {
     const at = place(error.pos[0]);
     if (!faults.some((fault) => fault.line === at.line)) stop(syntaxSentence(error.code), at);
   }
@@ -121,7 +121,7 @@ function syntaxSentence(code: string): string {
     case "TAB_AS_INDENT":
       return "a tab is used to indent; YAML wants spaces";
     case "BAD_INDENT":
-      return "this line is indented more or less than its neighbours";
+      return "this line is indented more or less than its neighbours, or a bracket before it is not closed";
     case "MULTILINE_IMPLICIT_KEY":
     case "BLOCK_AS_IMPLICIT_KEY":
       return 'this is neither a key nor a value here; look for a missing ":", "-" or quote, or a wrong indent, here or in the line above';
