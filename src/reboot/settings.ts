@@ -17,17 +17,10 @@ import {
 } from "../kernel/config.ts";
 import { sentence } from "../kernel/errors.ts";
 import { bootId, machineIdentity } from "../kernel/machine-id.ts";
-import { nearest } from "../kernel/nearest.ts";
 import type { Complaint, Path } from "../kernel/yaml.ts";
 import { storeShape } from "../store/settings.ts";
 import { normalLockKey } from "../turn/keys.ts";
-import {
-  DETECTOR_TYPES,
-  type DetectorSettings,
-  detectorProblems,
-  detectorSettings,
-  detectorShape,
-} from "./detectors/table.ts";
+import { type DetectorSettings, detectorSettings, detectorShape } from "./detectors/table.ts";
 import { expandCommand, rcEnvironment } from "./environment.ts";
 
 /** Where the configuration lies unless `--config` says otherwise. */
@@ -175,15 +168,6 @@ function keyRules(): Rule<RebootValues>[] {
     rule(["reboot_required_detectors"], ({ reboot_required_detectors: entries }, complain) => {
       const seen = new Map<string, number>();
       for (const [index, entry] of entries.entries()) {
-        const problems = detectorProblems(entry);
-        for (const [key, message] of problems) {
-          const meant = key === "type" ? nearest(entry.type, DETECTOR_TYPES) : undefined;
-          complain(
-            ["reboot_required_detectors", index, key],
-            meant ? `${message}; did you mean ${JSON.stringify(meant)}?` : message,
-          );
-        }
-        if (problems.length > 0) continue;
         const { name } = detectorSettings(entry);
         const first = seen.get(name);
         if (first === undefined) seen.set(name, index);

@@ -163,11 +163,17 @@ describe("all of them", () => {
     const gate = Promise.withResolvers<void>();
     const first: Detector = {
       name: "first",
-      detect: async () => (await gate.promise, { name: "first", requires: false, durationMs: 0, output: "" }),
+      async detect() {
+        await gate.promise;
+        return { name: "first", requires: false, durationMs: 0, output: "" };
+      },
     };
     const second: Detector = {
       name: "second",
-      detect: async () => (gate.resolve(), { name: "second", requires: true, durationMs: 0, output: "" }),
+      async detect() {
+        gate.resolve();
+        return { name: "second", requires: true, durationMs: 0, output: "" };
+      },
     };
     expect((await evaluate([first, second], clock, live())).required).toBe(true);
   });

@@ -1,6 +1,7 @@
 /** The kinds of detectors: which keys each has in the configuration, and how it is made. A new kind is a file and a row here. */
 import * as z from "zod/mini";
 import { absolutePath, text, whole } from "../../kernel/config.ts";
+import { nearest } from "../../kernel/nearest.ts";
 import { type CommandDetectorSettings, commandDetector } from "./command.ts";
 import type { Detector, DetectorTools } from "./detector.ts";
 import { type FileDetectorSettings, fileDetector } from "./file.ts";
@@ -8,11 +9,18 @@ import { type FileDetectorSettings, fileDetector } from "./file.ts";
 export type DetectorSettings = FileDetectorSettings | CommandDetectorSettings;
 export type DetectorType = DetectorSettings["type"];
 
-/** A detector as it stands in a configuration file; which keys belong to its type is `detectorProblems`' business. */
-export type DetectorEntry = z.infer<ReturnType<typeof detectorShape>>;
+/** A detector as it stands in a configuration file. */
+export type DetectorEntry = z.infer<ReturnType<typeof entryShape>>;
 
-/** The shape of one entry of `reboot_required_detectors`, with the keys of all kinds. */
+/** The shape of one entry of `reboot_required_detectors`: the keys of all kinds, checked against those of its own. */
 export function detectorShape() {
+  return entryShape().check((entry) => {
+    for (const [key, message] of detectorProblems(entry.value))
+      entry.issues.push({ code: "custom", path: [key], message, input: entry.value });
+  });
+}
+
+function entryShape() {
   return z.object({
     type: text(),
     name: z.optional(text()),
@@ -58,13 +66,14 @@ const KINDS: { readonly [T in DetectorType]: Kind<T> } = {
   },
 };
 
-/** The names of all kinds. */
-export const DETECTOR_TYPES = Object.keys(KINDS) as readonly DetectorType[];
-
-/** What is wrong with an entry beyond the form of its values: `[key, sentence]` pairs; empty when it can be built. */
-export function detectorProblems(entry: DetectorEntry): (readonly [key: string, sentence: string])[] {
+/** What is wrong with an entry beyond the form of its values. */
+function detectorProblems(entry: DetectorEntry): (readonly [key: string, sentence: string])[] {
   const kind = kindOf(entry);
-  if (!kind) return [["type", `must be ${DETECTOR_TYPES.join(" or ")}, not ${JSON.stringify(entry.type)}`]];
+  if (!kind) {
+    const meant = nearest(entry.type, Object.keys(KINDS));
+    const hint = meant ? `; did you mean ${JSON.stringify(meant)}?` : "";
+    return [["type", `must be ${Object.keys(KINDS).join(" or ")}, not ${JSON.stringify(entry.type)}${hint}`]];
+  }
   const missing = kind.required.filter((key) => entry[key] === undefined);
   const own: readonly string[] = ["type", "name", "timeout_sec", ...kind.required, ...kind.optional];
   const strange = Object.keys(entry).filter((key) => !own.includes(key) && entry[key as OwnKey] !== undefined);
@@ -83,7 +92,7 @@ export function detectorProblems(entry: DetectorEntry): (readonly [key: string, 
   ];
 }
 
-/** The settings of an entry in which `detectorProblems` finds nothing. */
+/** The settings of an entry that fits `detectorShape`. */
 export function detectorSettings(entry: DetectorEntry): DetectorSettings {
   return (kindOf(entry) ?? KINDS.file).settings(entry);
 }
