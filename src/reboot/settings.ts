@@ -18,7 +18,7 @@ import {
 import { sentence } from "../kernel/errors.ts";
 import { bootId, machineIdentity } from "../kernel/machine-id.ts";
 import type { Complaint, Path } from "../kernel/yaml.ts";
-import { storeShape } from "../store/settings.ts";
+import { type StoreValues, storeRules, storeShape } from "../store/settings.ts";
 import { normalLockKey } from "../turn/keys.ts";
 import { type DetectorSettings, detectorSettings, detectorShape } from "./detectors/table.ts";
 import { expandCommand, rcEnvironment } from "./environment.ts";
@@ -63,7 +63,7 @@ export interface RebootSettings {
   /** Empty: the store embedded in this machine. */
   readonly etcdEndpoints: readonly string[];
   /** The keys of the store, for whoever opens it. */
-  readonly store: ValuesOf<typeof storeShape>;
+  readonly store: StoreValues;
 }
 
 /** The keys of the file, by the names they have there. */
@@ -257,7 +257,7 @@ export function loadSettings(options: { readonly path: string; readonly on?: Sur
   const on = options.on ?? realSurroundings;
   const shape = rebootShape();
   const { values, warnings } = loadConfig(configSources(options.path, on), shape, {
-    rules: [...keyRules(), ...machineRules(on)],
+    rules: [...keyRules(), ...storeRules(on.read), ...machineRules(on)],
     // The original took these silently for "not given".
     emptyIsDefault: [
       ...([
