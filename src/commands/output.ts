@@ -15,6 +15,8 @@ export interface Source {
   text(): Promise<string>;
   /** One line; from a terminal after asking, and without showing what is typed. */
   secret(prompt: string): Promise<string>;
+  /** One line; a terminal is asked first. */
+  line(prompt: string): Promise<string>;
 }
 
 type Paint = (text: string) => string;

@@ -54,6 +54,14 @@ function source(stderr: Sink): Source {
       return isTerminal(0);
     },
     text: () => Bun.stdin.text(),
+    async line(prompt) {
+      if (!isTerminal(0)) return (await Bun.stdin.text()).split(/\r?\n/, 1)[0] ?? "";
+      stderr.write(prompt);
+      const bytes: number[] = [];
+      const one = Buffer.alloc(1);
+      while (readSync(0, one, 0, 1, null) === 1 && one[0] !== 10) bytes.push(one[0] ?? 0);
+      return Buffer.from(bytes).toString("utf8");
+    },
     async secret(prompt) {
       if (!isTerminal(0)) return (await Bun.stdin.text()).split(/\r?\n/, 1)[0] ?? "";
       stderr.write(prompt);

@@ -96,11 +96,11 @@ class Daemon {
 
   #trouble(state: State, fault: Fault): { next: State; waitMs: number } {
     const { settings, log, clock } = this.#ports;
-    if (isFault(fault, "store.restored")) {
+    if (fault.kind === "store.restored") {
       log("error", "store_restored", fault.message);
       return { next: { at: "halting", why: fault.message }, waitMs: 0 };
     }
-    if (isFault(fault, "roster.taken")) {
+    if (fault.kind === "roster.taken") {
       this.#notice({ outcome: "name_taken", why: fault.message });
       return { next: { at: "refused", why: fault.message }, waitMs: 0 };
     }
@@ -110,7 +110,7 @@ class Daemon {
     const longest = URGENT.includes(state.at) ? URGENT_MAX_MS : settings.backoffMaxMs;
     const first = Math.min(settings.backoffMinMs, longest);
     const most = Math.min(longest, first * 2 ** Math.min(this.#troubles - 1, 10));
-    const waitMs = isFault(fault, "turn.lease-lost") ? 0 : first + clock.random() * (most - first);
+    const waitMs = fault.kind === "turn.lease-lost" ? 0 : first + clock.random() * (most - first);
     // The first failure and every doubling of their number are said; the rest is noise.
     const loud = (this.#troubles & (this.#troubles - 1)) === 0;
     log(loud ? "warn" : "debug", "retry", sentence(fault), {

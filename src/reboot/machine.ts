@@ -166,7 +166,7 @@ const go = (next: State, waitMs = 0, notice?: Notice): Step => ({ next, waitMs, 
 const say = (outcome: Outcome, why: string): Notice => ({ outcome, why });
 
 /** What a closed gate is called as an outcome. */
-function refusal(gates: readonly Gate[]): Notice | undefined {
+export function refusal(gates: readonly Gate[]): Notice | undefined {
   const shut = gates.find((gate) => !gate.open);
   if (shut === undefined) return undefined;
   const words: Record<Gate["name"], Outcome> = {

@@ -1,9 +1,11 @@
 /** My own marks in the store: the live health record, the roster entry, and the sign that this daemon runs in this boot. */
 import { isoTime } from "../kernel/clock.ts";
-import { Fault, isFault } from "../kernel/errors.ts";
-import type { Int64 } from "../store/store.ts";
+import { EXIT, Fault, isFault } from "../kernel/errors.ts";
+import { add64, type Int64, type Store } from "../store/store.ts";
 import { call, type TurnContext } from "./context.ts";
 import type { LiveHealth } from "./fence.ts";
+import type { Keyspace } from "./keys.ts";
+import { readLine } from "./line.ts";
 import { type HealthRecord, type RosterEntry, readHealthRecord, readRosterEntry } from "./roster.ts";
 
 /** A finished run of the health script, as far as others care. */
@@ -180,4 +182,28 @@ export async function showAlive(ctx: TurnContext, ttlSec: number, signal: AbortS
       await clock.sleep((ttlSec * 1000) / 3, signal).catch(() => undefined);
     }
   }
+}
+
+/** Takes a node off the roster, with its live record. Faults: `turn.refused` while it is in line or its daemon is alive, `roster.unknown`. */
+export async function forget(store: Store, space: Keyspace, node: string, signal?: AbortSignal): Promise<void> {
+  const key = space.roster + node;
+  const health = space.health + node;
+  const seen = await store.txn(call("roster.forget", signal), {
+    then: [{ get: key }, { get: health }, { get: space.line, rangeEnd: space.lineEnd }, { get: space.alive, rangeEnd: space.aliveEnd }],
+  });
+  const [roster, record] = [seen.reads[0]?.[0], seen.reads[1]?.[0]];
+  if (roster === undefined && record === undefined) throw new Fault("roster.unknown", `nobody on the roster is called ${node}`);
+  const refuse = (why: string) => new Fault("turn.refused", `${node} is not forgotten: ${why}`, { exitCode: EXIT.health });
+  if (readLine(space, seen.reads[2] ?? []).some((contender) => contender.value?.node === node))
+    throw refuse("it is in line or in its turn; end that first with `release`");
+  const machine = readRosterEntry(roster?.value ?? "")?.machine;
+  if (seen.reads[3]?.some((kv) => kv.key === space.alive + machine)) throw refuse("its daemon is alive; stop it first");
+  const answer = await store.txn(call("roster.forget", signal), {
+    if: [
+      { target: "mod", key, is: "=", to: roster?.modRevision ?? "0" },
+      { target: "mod", key: space.line, rangeEnd: space.lineEnd, is: "<", to: add64(seen.revision, 1) },
+    ],
+    then: [{ delete: key }, { delete: health }, ...(machine === undefined ? [] : [{ delete: space.ghosts + machine }])],
+  });
+  if (!answer.succeeded) throw new Fault("turn.changed", "the line has changed meanwhile; try again", { retry: "later" });
 }

@@ -206,12 +206,12 @@ export class Life {
     if (scheduler.now >= this.pausedUntil) return act();
     this.#deferred.push(act);
     if (this.#deferred.length > 1) return;
-    scheduler.in(this.pausedUntil - scheduler.now, () => this.#resume());
+    scheduler.at(this.pausedUntil, () => this.#resume());
   }
 
   #resume(): void {
     const { scheduler } = this.machine.world;
-    if (scheduler.now < this.pausedUntil) return void scheduler.in(this.pausedUntil - scheduler.now, () => this.#resume());
+    if (scheduler.now < this.pausedUntil) return void scheduler.at(this.pausedUntil, () => this.#resume());
     const acts = this.#deferred;
     this.#deferred = [];
     for (const act of acts) if (this.alive) act();

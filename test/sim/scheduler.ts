@@ -52,7 +52,12 @@ export class Scheduler {
 
   /** Plans `run` in `ms`; clearing the task's `run` takes it back. */
   in(ms: number, run: () => void): Task {
-    const task: Task = { at: this.now + Math.max(0, ms), order: this.#order++, run };
+    return this.at(this.now + Math.max(0, ms), run);
+  }
+
+  /** Plans `run` for a moment that is not past. */
+  at(moment: number, run: () => void): Task {
+    const task: Task = { at: moment, order: this.#order++, run };
     this.#push(task);
     return task;
   }

@@ -1,0 +1,124 @@
+/** The commands that only look: validate-config, simulate, status. */
+import { inWords } from "../kernel/config.ts";
+import { EXIT } from "../kernel/errors.ts";
+import { lookAround } from "../reboot/gates.ts";
+import type { Outcome } from "../reboot/machine.ts";
+import { refusal } from "../reboot/machine.ts";
+import type { Finding } from "../reboot/detectors/detector.ts";
+import { loadSettings, printSettings, type RebootSettings } from "../reboot/settings.ts";
+import { snapshot } from "../turn/fence.ts";
+import { placeInWords } from "../turn/line.ts";
+import type { Gate } from "../turn/policy.ts";
+import { policyOf, wireLog, wireNode, wireProbes } from "../wire.ts";
+import type { ContextOf } from "./command.ts";
+import { exitCodeOf } from "./reboot-exits.ts";
+import type * as commands from "./reboot.ts";
+
+export async function validate({ flags, out }: ContextOf<typeof commands.validateConfig>): Promise<number> {
+  const loaded = loadSettings({ path: flags.config });
+  for (const warning of loaded.warnings) out.note(`warning: ${inWords(warning)}`);
+  if (flags.print) out.line(printSettings(loaded).trimEnd());
+  else out.line(`${flags.config}: valid`);
+  return EXIT.ok;
+}
+
+export async function simulate({ flags, out, env, signal }: ContextOf<typeof commands.simulate>): Promise<number> {
+  const { settings } = loadSettings({ path: flags.config });
+  const probes = wireProbes(settings, { mode: "dry", log: () => undefined, processEnv: env });
+  const detection = await probes.detect(signal);
+  const findings = probes.last.evaluation?.findings ?? [];
+  if (flags.json) out.json({ required: detection.required, reason: detection.reason, detectors: findings });
+  else {
+    showFindings(out, findings);
+    out.line(`\nreboot required: ${detection.required ? `yes, ${detection.reason}` : "no"}`);
+  }
+  return detection.errors.length > 0 ? EXIT.detector : EXIT.ok;
+}
+
+function showFindings(out: ContextOf<typeof commands.simulate>["out"], findings: readonly Finding[]): void {
+  out.table(findings, [
+    { title: "DETECTOR", cell: (f) => f.name },
+    { title: "REBOOT", cell: (f) => (f.error !== undefined ? out.style.red("error") : f.requires ? out.style.yellow("yes") : "no") },
+    { title: "EXIT", cell: (f) => f.exitCode ?? "", align: "right" },
+    { title: "TOOK", cell: (f) => `${f.durationMs} ms`, align: "right" },
+    { title: "WHY", cell: (f) => f.error ?? f.reason ?? "" },
+  ]);
+}
+
+/** Everything that `status` prints, in the words of its JSON. */
+interface Status {
+  readonly node: string;
+  readonly outcome: Outcome;
+  readonly why: string;
+  readonly reboot_required: boolean;
+  readonly reason: string;
+  readonly gates: readonly Gate[];
+  readonly line: { readonly holder: string | null; readonly ahead: number; readonly phase: string | null } | null;
+}
+
+export async function status(ctx: ContextOf<typeof commands.status>): Promise<number> {
+  const { flags, out, env, signal } = ctx;
+  const { settings } = loadSettings({ path: flags.config });
+  const found = await judge(settings, ctx, signal, env);
+  if (flags.json) out.json(found);
+  else show(out, found);
+  return exitCodeOf(found.outcome);
+}
+
+async function judge(
+  settings: RebootSettings,
+  { flags }: ContextOf<typeof commands.status>,
+  signal: AbortSignal,
+  env: Readonly<Record<string, string | undefined>>,
+): Promise<Status> {
+  const skips = { skipHealth: flags["skip-health"], skipLock: flags["skip-lock"] };
+  const options = { mode: "dry" as const, log: () => undefined, processEnv: env, ...skips };
+  const probes = wireProbes(settings, options);
+  const look = await lookAround(probes, 0, async () => undefined, signal);
+  const line = skips.skipLock ? undefined : await lookAtStore(settings, options, signal);
+  const gates = [...look.gates, ...(line?.gates ?? [])];
+  const base = { node: settings.nodeName, reboot_required: look.required, reason: look.reason, gates, line: line?.place ?? null };
+  if (line?.own !== undefined) return { ...base, outcome: line.own.outcome, why: line.own.why };
+  const local = refusal(look.gates);
+  if (local !== undefined) return { ...base, ...local };
+  if (!look.required) {
+    const failed = look.detectorError;
+    return { ...base, outcome: failed === undefined ? "no_action" : "detector_error", why: failed ?? "no detector wants a reboot" };
+  }
+  return { ...base, ...(refusal(gates) ?? { outcome: "ready", why: "every gate is open" }) };
+}
+
+async function lookAtStore(settings: RebootSettings, options: Omit<Parameters<typeof wireNode>[1], "daemon">, signal: AbortSignal) {
+  const node = await wireNode(settings, { ...options, daemon: false });
+  try {
+    const snap = await snapshot(node, "", policyOf(settings), signal);
+    const mine = snap.line.findIndex((c) => c.value?.machine === node.self.machine);
+    const me = snap.line[mine];
+    const ahead = mine < 0 ? snap.line.length : mine;
+    const holder = snap.line[0]?.value?.node ?? (snap.line.length > 0 ? "a foreign lock" : null);
+    const place = { holder: ahead === 0 ? null : holder, ahead, phase: me?.value?.phase ?? null };
+    const inTurn = me?.permanent
+      ? me.value?.boot_id === node.self.bootId
+        ? { outcome: "rebooting" as const, why: `in its turn: ${me.value.reason}` }
+        : { outcome: "recovering" as const, why: "back from its reboot, not verified yet" }
+      : undefined;
+    const slots = Math.min(node.self.slots, ...snap.line.slice(0, ahead).map((c) => c.value?.slots ?? 1));
+    const free: Gate = { name: "line", open: ahead < slots, why: ahead < slots ? "" : `${placeInWords(ahead)}, behind ${holder}` };
+    return { gates: [...snap.gates, free], place, own: inTurn };
+  } finally {
+    await node.store.close();
+  }
+}
+
+function show(out: ContextOf<typeof commands.status>["out"], found: Status): void {
+  const { style } = out;
+  out.line(`${style.bold(found.node)}: ${found.outcome}${found.why === "" ? "" : ` - ${found.why}`}`);
+  out.line(`reboot required: ${found.reboot_required ? `yes, ${found.reason}` : "no"}`);
+  out.line();
+  out.table(found.gates, [
+    { title: "GATE", cell: (g) => g.name },
+    { title: "STATE", cell: (g) => (g.open ? style.green("open") : style.red("closed")) },
+    { title: "WHY", cell: (g) => g.why },
+  ]);
+}
+
