@@ -19,8 +19,8 @@ import {
 const clock = realClock();
 const run = realRun(clock);
 const env = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" };
-const sh = (script: string, options: Partial<RunOptions> = {}) =>
-  run("test", ["/bin/sh", "-c", script], { timeoutMs: 20_000, env, ...options });
+const sh = (script: string, options: Partial<RunOptions> = {}, args: readonly string[] = []) =>
+  run("test", ["/bin/sh", "-c", script, ...args], { timeoutMs: 20_000, env, ...options });
 
 function scratch(): { dir: string; [Symbol.dispose](): void } {
   const dir = mkdtempSync(join(tmpdir(), "rota-exec-"));
@@ -276,6 +276,28 @@ describe("output", () => {
     expect(grownMb).toBeLessThanOrEqual(8);
   }, 120_000);
 });
+
+test("a program whose output is inherited outlives the process that started it; a captured one dies of writing", async () => {
+  const program = join(import.meta.dir, "../../test/fixtures/exec-outlived.ts");
+  for (const [output, lives] of [
+    ["inherit", true],
+    ["capture", false],
+  ] as const) {
+    using s = scratch();
+    const done = join(s.dir, "done");
+    const starter = await sh('exec "$0" "$@" >/dev/null 2>&1', { leftovers: "leave" }, [
+      process.execPath,
+      program,
+      output,
+      s.dir,
+    ]);
+    expect(starter).toMatchObject({ exitCode: 0 });
+    const child = await noted(join(s.dir, "child"));
+    writeFileSync(join(s.dir, "go"), "");
+    await until(() => !isRunning(child));
+    expect(existsSync(done)).toBe(lives);
+  }
+}, 20_000);
 
 describe("processes of an earlier life", () => {
   test("are found by a mark in their environment, in whatever session, and ended", async () => {

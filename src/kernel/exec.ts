@@ -21,6 +21,11 @@ export interface RunOptions {
    * "leave": for a reboot command that forks and lets its child do the work.
    */
   readonly leftovers?: "end" | "leave";
+  /**
+   * "capture" (default), or "inherit": it writes where this process does, and `stdout` and `stderr` stay empty. For what must outlive this
+   * process: a captured program that writes after our end is killed by SIGPIPE.
+   */
+  readonly output?: "capture" | "inherit";
 }
 
 /** Success and failure have one shape. `reason` is absent exactly when the program ended by itself with exit code 0. */
@@ -112,15 +117,16 @@ export function realRun(clock: Clock): Run {
   };
 }
 
-type Child = Bun.Subprocess<"ignore" | Uint8Array, "pipe", "pipe">;
+type Child = Bun.Subprocess<"ignore" | Uint8Array, "pipe" | "inherit", "pipe" | "inherit">;
 
 function start(argv: readonly string[], options: RunOptions): Child {
+  const output = options.output === "inherit" ? "inherit" : "pipe";
   return Bun.spawn([...argv], {
     detached: true, // setsid: pid, process group and session have one number
     env: { ...options.env },
     stdin: options.stdin === undefined ? "ignore" : new TextEncoder().encode(options.stdin),
-    stdout: "pipe",
-    stderr: "pipe",
+    stdout: output,
+    stderr: output,
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
   });
 }
@@ -194,7 +200,8 @@ interface Collector {
 }
 
 /** Reads a stream to its end, keeping the first and the last half of `cap` bytes. */
-function collect(stream: ReadableStream<Uint8Array>, cap: number): Collector {
+function collect(stream: ReadableStream<Uint8Array> | undefined, cap: number): Collector {
+  if (!stream) return { done: Promise.resolve(), stop: () => ({ text: "", truncated: false }) };
   const reader = stream.getReader();
   const head = ring(Math.ceil(cap / 2));
   const tail = ring(Math.floor(cap / 2));
@@ -333,7 +340,7 @@ export async function endGroup(leader: ProcessRef, clock: Clock): Promise<boolea
   const alive = () => {
     // The number of a group is not given out again while a member lives: another process with it means that the group is gone.
     const now = startOf(leader.pid);
-    if (now !== undefined && now !== leader.start) return false;
+    if (now !== undefined && leader.start !== "" && now !== leader.start) return false;
     return send(-leader.pid, 0) && allPids().some((pid) => hasGroup(statOf(pid), leader.pid));
   };
   return end(clock, alive, (signal) => void send(-leader.pid, signal));
