@@ -4,6 +4,7 @@ import type { Int64 } from "./store.ts";
 
 interface Lease {
   readonly ttl: number;
+  readonly owner: string;
   /** On clock.monotonic(), ms. */
   deadline: number;
 }
@@ -21,19 +22,19 @@ export class Leases {
   readonly #due: () => void;
 
   /** `due` is called soon after some lease may have run out; it asks `overdue()`. */
-  constructor(clock: Clock, known: readonly { id: Int64; ttl: number }[], due: () => void) {
+  constructor(clock: Clock, known: readonly { id: Int64; ttl: number; owner: string }[], due: () => void) {
     this.#clock = clock;
     this.#due = due;
-    for (const { id, ttl } of known) this.add(id, ttl);
+    for (const { id, ttl, owner } of known) this.add(id, ttl, owner);
   }
 
   has(id: Int64): boolean {
     return this.#all.has(id);
   }
 
-  add(id: Int64, ttl: number): void {
+  add(id: Int64, ttl: number, owner: string): void {
     const deadline = this.#clock.monotonic() + ttl * 1000;
-    this.#all.set(id, { ttl, deadline });
+    this.#all.set(id, { ttl, owner, deadline });
     this.#next = Math.min(this.#next, deadline);
     this.#arm();
   }
@@ -64,6 +65,11 @@ export class Leases {
     const lease = this.#all.get(id);
     if (lease === undefined) return undefined;
     return { left: (lease.deadline - this.#clock.monotonic()) / 1000, granted: lease.ttl };
+  }
+
+  /** Whom a lease was granted to; undefined when there is no such lease. */
+  owner(id: Int64): string | undefined {
+    return this.#all.get(id)?.owner;
   }
 
   ids(): Int64[] {

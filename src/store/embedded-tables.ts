@@ -18,7 +18,7 @@ CREATE INDEX kv_lease ON kv(lease) WHERE lease <> '0';
 CREATE TABLE history(id INTEGER PRIMARY KEY, key TEXT NOT NULL, value TEXT NOT NULL, created INTEGER NOT NULL,
   version INTEGER NOT NULL, lease TEXT NOT NULL, deleted INTEGER NOT NULL);
 CREATE INDEX history_key ON history(key, id);
-CREATE TABLE lease(id TEXT PRIMARY KEY, ttl INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE lease(id TEXT PRIMARY KEY, ttl INTEGER NOT NULL, owner TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE fact(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = ${SCHEMA};
 `;
@@ -189,13 +189,15 @@ export class Tables {
     return this.#leased.all(lease).map((row) => row.key);
   }
 
-  /** Every lease with its granted TTL in seconds. */
-  leases(): { id: Int64; ttl: number }[] {
-    return this.db.query<{ id: Int64; ttl: number }, []>("SELECT id, ttl FROM lease ORDER BY id").all();
+  /** Every lease with its granted TTL in seconds and the user it was granted to. */
+  leases(): { id: Int64; ttl: number; owner: string }[] {
+    return this.db
+      .query<{ id: Int64; ttl: number; owner: string }, []>("SELECT id, ttl, owner FROM lease ORDER BY id")
+      .all();
   }
 
-  addLease(id: Int64, ttl: number): void {
-    this.db.query("INSERT INTO lease(id, ttl) VALUES(?1, ?2)").run(id, ttl);
+  addLease(id: Int64, ttl: number, owner: string): void {
+    this.db.query("INSERT INTO lease(id, ttl, owner) VALUES(?1, ?2, ?3)").run(id, ttl, owner);
   }
 
   removeLease(id: Int64): void {

@@ -126,8 +126,8 @@ export class EmbeddedEngine {
     this.#compacted = revision;
   }
 
-  /** A lease of `ttlSec` (at least 1); without an id (or "0") a random one. Ids are int64 text. */
-  grant(ttlSec: number, id: Int64 = "0"): { id: Int64; ttl: number } {
+  /** A lease of `ttlSec` (at least 1); without an id (or "0") a random one. Ids are int64 text; `owner` is a user's name or "". */
+  grant(ttlSec: number, id: Int64 = "0", owner = ""): { id: Int64; ttl: number } {
     this.#ready();
     if (ttlSec > MAX_TTL_SEC) throw refuse("leaseTtlTooLarge");
     this.#claim();
@@ -135,8 +135,8 @@ export class EmbeddedEngine {
     let chosen = id;
     while (chosen === "0" || (id === "0" && this.#leases.has(chosen))) chosen = this.#randomId();
     const ttl = Math.max(1, Math.floor(ttlSec));
-    this.#write(() => this.tables.addLease(chosen, ttl), true);
-    this.#leases.add(chosen, ttl);
+    this.#write(() => this.tables.addLease(chosen, ttl, owner), true);
+    this.#leases.add(chosen, ttl, owner);
     return { id: chosen, ttl };
   }
 
@@ -160,6 +160,12 @@ export class EmbeddedEngine {
     if (time === undefined) return { id, ttl: -1, granted: 0, keys: [] };
     const keys = withKeys ? this.tables.keysOfLease(id) : [];
     return { id, ttl: Math.floor(time.left), granted: time.granted, keys };
+  }
+
+  /** Whom a lease was granted to; undefined when there is no such lease. */
+  leaseOwner(id: Int64): string | undefined {
+    this.#ready();
+    return this.#leases.owner(id);
   }
 
   /** Ids of all leases. */

@@ -15,7 +15,7 @@ export interface EtcdTls {
 }
 
 export interface EtcdOptions {
-  /** `http://host:port`, `https://host:port`, or `host:port` (https when there is `tls`). At least one. */
+  /** `http://host:port`, `https://host:port`, `host:port` (https when there is `tls`), or `unix:///path` of a socket. At least one. */
   readonly endpoints: readonly string[];
   /** Called at the start and again when a connection fails, so that renewed certificates are picked up. */
   readonly tls?: () => EtcdTls;
@@ -39,7 +39,7 @@ const LEAST_TRY_MS = 500;
 
 /** Failures before the first byte of a request: no connection, no name, or a handshake that was not completed. */
 const NOT_SENT =
-  /^(ECONNREFUSED|ConnectionRefused|ENOTFOUND|EAI_\w+|EHOSTUNREACH|ENETUNREACH|FailedToOpenSocket|\w*CERT\w*|UNABLE_TO_\w+|ERR_TLS_\w+|HOSTNAME_MISMATCH)$/;
+  /^(ENOENT|ECONNREFUSED|ConnectionRefused|ENOTFOUND|EAI_\w+|EHOSTUNREACH|ENETUNREACH|FailedToOpenSocket|\w*CERT\w*|UNABLE_TO_\w+|ERR_TLS_\w+|HOSTNAME_MISMATCH)$/;
 
 export class EtcdClient {
   readonly clock: Clock;
@@ -60,7 +60,7 @@ export class EtcdClient {
     this.log = ports.log;
     const scheme = options.tls === undefined ? "http" : "https";
     this.#endpoints = options.endpoints.map((endpoint) =>
-      (/^https?:\/\//.test(endpoint) ? endpoint : `${scheme}://${endpoint}`).replace(/\/+$/, ""),
+      (/^(https?|unix):\/\//.test(endpoint) ? endpoint : `${scheme}://${endpoint}`).replace(/\/+$/, ""),
     );
     this.#timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
     this.#auth = options.auth;
@@ -148,7 +148,10 @@ export class EtcdClient {
       return await withDeadline(this.clock, this.#timeoutMs, late, opening.signal, async (limit) => {
         const token = await this.#tokenFor(endpoint, limit);
         const init = this.#request(JSON.stringify(body), token, signal, headers);
-        const response = await orAbort(fetch(`${endpoint}${path}`, { ...init, keepalive: false }), limit);
+        const response = await orAbort(
+          fetch(urlOf(endpoint, path), { ...init, ...socketOf(endpoint), keepalive: false }),
+          limit,
+        );
         if (response.status === 200 && response.body !== null) return { endpoint, body: response.body };
         throw failureOf(response.status, parse(await orAbort(response.text(), limit)));
       });
@@ -201,8 +204,8 @@ export class EtcdClient {
     let response: Response;
     try {
       // A write never rides on an old connection: one that died unnoticed would turn a plain "not there" into an unknown outcome.
-      const init = { ...this.#request(body, token, signal, {}), keepalive: manner !== "write" };
-      response = await orAbort(fetch(`${endpoint}${path}`, init), signal);
+      const init = { ...this.#request(body, token, signal, {}), ...socketOf(endpoint), keepalive: manner !== "write" };
+      response = await orAbort(fetch(urlOf(endpoint, path), init), signal);
     } catch (error) {
       throw unsent(endpoint, error);
     }
@@ -301,6 +304,16 @@ export class EtcdClient {
 export interface Opened {
   readonly endpoint: string;
   readonly body: ReadableStream<Uint8Array>;
+}
+
+const UNIX = "unix://";
+
+function urlOf(endpoint: string, path: string): string {
+  return endpoint.startsWith(UNIX) ? `http://localhost${path}` : `${endpoint}${path}`;
+}
+
+function socketOf(endpoint: string): { unix?: string } {
+  return endpoint.startsWith(UNIX) ? { unix: endpoint.slice(UNIX.length) } : {};
 }
 
 function tokenOf(answer: Json): string {

@@ -107,6 +107,8 @@ export function failureOf(status: number, body: unknown): Fault {
   const message = inner?.message ?? answer.message ?? answer.error;
   const code = Number(inner?.grpc_code ?? answer.code);
   if (typeof message === "string" && isDefinite(code)) return new Refusal(message, code);
+  // HTTP's own "content too large" is said by a server that stopped reading.
+  if (status === 413) return new Refusal("etcdserver: request is too large", CODE.invalid);
   const said = typeof message === "string" ? message : `HTTP status ${status} without etcd's words`;
   return new Fault("store.unknown", said, { retry: "later" });
 }

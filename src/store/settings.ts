@@ -2,7 +2,7 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import * as z from "zod/mini";
 import { absolutePath, type Rule, secret, text, type ValuesOf } from "../kernel/config.ts";
-import { sentence } from "../kernel/errors.ts";
+import { EXIT, Fault, sentence } from "../kernel/errors.ts";
 import type { Path } from "../kernel/yaml.ts";
 import type { EtcdOptions, EtcdTls } from "./etcd-client.ts";
 
@@ -23,7 +23,12 @@ export const storeShape = {
     }),
   ),
   etcd_auth: z.optional(
-    z.object({ username: text(), password: z.optional(secret()), password_file: z.optional(absolutePath()) }),
+    z.object({
+      username: text(),
+      password: z.optional(secret()),
+      password_file: z.optional(absolutePath()),
+      password_env: z.optional(text()),
+    }),
   ),
   state_dir: z._default(absolutePath(), "/var/lib/rota"),
 };
@@ -87,11 +92,10 @@ function tlsRule(tls: TlsValues, read: Read, complain: Complain): void {
 }
 
 function authRule(auth: NonNullable<StoreValues["etcd_auth"]>, read: Read, complain: Complain): void {
-  const { password, password_file: file } = auth;
-  if (password === undefined && file === undefined)
-    complain(["etcd_auth", "password"], "is required, or password_file");
-  if (password !== undefined && file !== undefined)
-    complain(["etcd_auth", "password_file"], "and password exclude each other; keep one");
+  const { password, password_file: file, password_env: variable } = auth;
+  const given = [password, file, variable].filter((each) => each !== undefined).length;
+  if (given === 0) complain(["etcd_auth", "password_file"], "is required, or password_env, or password");
+  if (given > 1) complain(["etcd_auth"], "has more than one of password_file, password_env and password; keep one");
   if (file === undefined) return;
   try {
     if (read(file).trim() === "") complain(["etcd_auth", "password_file"], `${file} is empty`);
@@ -113,8 +117,15 @@ function togetherRule(
       complain(["etcd_endpoints", index], "begins with http://, but etcd_tls is enabled; write https://");
 }
 
-/** What the client for a real etcd is to be opened with, for values in which `storeRules` find nothing. Files are read again at each use, so that renewed ones count. */
-export function etcdOptions(values: StoreValues, read: Read): EtcdOptions {
+/**
+ * What the client for a real etcd is to be opened with, for values in which `storeRules` find nothing. Files are read again at each use, so
+ * that renewed ones count. `env` is the process' environment, for `password_env`.
+ */
+export function etcdOptions(
+  values: StoreValues,
+  read: Read,
+  env: Readonly<Record<string, string | undefined>> = {},
+): EtcdOptions {
   const { etcd_endpoints: endpoints, etcd_tls: tls, etcd_auth: auth } = values;
   const pem = (name: "ca" | "cert" | "key", file: string | undefined) =>
     file === undefined ? {} : { [name]: read(file) };
@@ -124,11 +135,25 @@ export function etcdOptions(values: StoreValues, read: Read): EtcdOptions {
     ...pem("key", tls?.key_file),
     insecureSkipVerify: tls?.insecure_skip_verify ?? false,
   });
-  const password = () =>
-    auth?.password?.reveal() ?? (auth?.password_file === undefined ? "" : read(auth.password_file).trim());
   return {
     endpoints,
     ...(tls?.enabled && { tls: loadTls }),
-    ...(auth && { auth: { username: auth.username, password } }),
+    ...(auth && { auth: { username: auth.username, password: () => passwordOf(auth, read, env) } }),
   };
+}
+
+function passwordOf(
+  auth: NonNullable<StoreValues["etcd_auth"]>,
+  read: Read,
+  env: Readonly<Record<string, string | undefined>>,
+): string {
+  if (auth.password !== undefined) return auth.password.reveal();
+  // The line end that an editor leaves is not part of the password.
+  if (auth.password_file !== undefined) return read(auth.password_file).replace(/\r?\n$/, "");
+  const name = auth.password_env ?? "";
+  const password = env[name];
+  if (password !== undefined && password !== "") return password;
+  throw new Fault("config.invalid", `the environment variable ${name} (etcd_auth.password_env) is not set`, {
+    exitCode: EXIT.config,
+  });
 }

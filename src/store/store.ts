@@ -170,9 +170,7 @@ export function namespaced(store: Store, prefix: string): Store {
     revoke: (call, lease) => store.revoke(call, lease),
     async *watch(call, options) {
       for await (const item of store.watch(call, { ...options, key: prefix + options.key, ...end(options.rangeEnd) }))
-        yield item.kind === "events"
-          ? { ...item, events: item.events.map((e) => ({ ...e, kv: strip(e.kv) })) }
-          : item;
+        yield item.kind === "events" ? { ...item, events: item.events.map((e) => ({ ...e, kv: strip(e.kv) })) } : item;
     },
     close: () => store.close(),
   };

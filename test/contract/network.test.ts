@@ -6,7 +6,7 @@ import { type Fault, isFault } from "../../src/kernel/errors.ts";
 import { openEtcd } from "../../src/store/etcd.ts";
 import { add64, type Store } from "../../src/store/store.ts";
 import { type EtcdCluster, startEtcd } from "../world/etcd.ts";
-import { type Proxy, startProxy } from "../world/proxy.ts";
+import { startProxy, type TcpProxy } from "../world/proxy.ts";
 import { until } from "../world/wait.ts";
 import { follow } from "./follow.ts";
 import { call, failure } from "./suite.ts";
@@ -14,7 +14,7 @@ import { call, failure } from "./suite.ts";
 const ports = { clock: realClock(), log: () => undefined };
 let cluster: EtcdCluster;
 let direct: Store;
-let proxy: Proxy;
+let proxy: TcpProxy;
 let store: Store;
 const opened: (() => Promise<void>)[] = [];
 
