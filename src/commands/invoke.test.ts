@@ -18,7 +18,7 @@ async function run(line: string, commands: readonly AnyCommand[] = TABLE, env: I
       text[to] += more;
     },
   });
-  const stdin = { isTTY: false, text: async () => "", secret: async () => "" };
+  const stdin = { isTTY: false, text: async () => "", secret: async () => "", line: async () => "" };
   const signals: Signals = {
     signal: new AbortController().signal,
     hurry: new AbortController().signal,
