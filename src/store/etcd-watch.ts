@@ -39,6 +39,7 @@ interface Position {
 /** Signals the end of a connection that is nobody's fault. */
 const QUIET = Symbol("quiet");
 
+/** A watch as store.ts promises it. Ends with the signal or the client; throws only `store.refused`. */
 export async function* watchEtcd(
   client: EtcdClient,
   call: Call,

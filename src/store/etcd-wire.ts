@@ -35,6 +35,7 @@ export function headerOf(answer: Json): { revision: Int64; storeId: Int64 } {
   return { revision: int64(header.revision), storeId: int64(header.cluster_id) };
 }
 
+/** A key as etcd writes it; what it leaves out comes back as zeros and an empty value. */
 export function keyValueOf(kv: Json): KeyValue {
   return {
     key: text(kv.key),
@@ -51,6 +52,7 @@ export function rangeRequest(key: string, rangeEnd: string | undefined): Json {
   return { key: textToBase64(key), ...end(rangeEnd) };
 }
 
+/** The answer to a range request. Throws when it is no etcd's answer. */
 export function rangeResult(answer: Json): RangeResult {
   return { kvs: objects(answer.kvs).map(keyValueOf), ...headerOf(answer) };
 }
@@ -75,6 +77,7 @@ function opRequest(op: Op): Json {
   return { request_put: { key: textToBase64(op.put), value: textToBase64(op.value), ...lease } };
 }
 
+/** A transaction as etcd wants it. */
 export function txnRequest(txn: Txn): Json {
   return {
     compare: (txn.if ?? []).map(compareRequest),
@@ -83,6 +86,7 @@ export function txnRequest(txn: Txn): Json {
   };
 }
 
+/** The answer to a transaction. Throws when it is no etcd's answer; no `succeeded` means false. */
 export function txnResult(answer: Json): TxnResult {
   const reads = objects(answer.responses).map((response) =>
     objects(object(response.response_range)?.kvs).map(keyValueOf),
@@ -90,6 +94,7 @@ export function txnResult(answer: Json): TxnResult {
   return { succeeded: answer.succeeded === true, reads, ...headerOf(answer) };
 }
 
+/** The events of one answer of a watch, in order. */
 export function watchEvents(result: Json): WatchEvent[] {
   return objects(result.events).map((event) => ({
     type: event.type === "DELETE" ? ("delete" as const) : ("put" as const),

@@ -117,6 +117,7 @@ const ORDERS = ["NONE", "ASCEND", "DESCEND"] as const;
 const TARGETS = ["KEY", "VERSION", "CREATE", "MOD", "VALUE"] as const;
 const SORT = { KEY: "key", VERSION: "version", CREATE: "created", MOD: "modified", VALUE: "value" } as const;
 
+/** A RangeRequest. All of these throw etcd's InvalidArgument for what does not fit the message's types. */
 export function rangeOf(message: Message): RangeRequest {
   return {
     key: message.bytes("key"),
@@ -136,6 +137,7 @@ export function rangeOf(message: Message): RangeRequest {
   };
 }
 
+/** A PutRequest. */
 export function putOf(message: Message): PutRequest {
   return {
     key: message.bytes("key"),
@@ -147,6 +149,7 @@ export function putOf(message: Message): PutRequest {
   };
 }
 
+/** A DeleteRangeRequest. */
 export function deleteOf(message: Message): DeleteRequest {
   return { key: message.bytes("key"), end: message.bytes("range_end"), prev: message.flag("prev_kv") };
 }
@@ -183,6 +186,7 @@ function opOf(message: Message): OpRequest {
   throw refuse("keyNotFound");
 }
 
+/** A TxnRequest, nested ones included. */
 export function txnOf(message: Message): TxnRequest {
   return {
     compare: message.messages("compare").map(compareOf),
@@ -193,6 +197,7 @@ export function txnOf(message: Message): TxnRequest {
 
 const FILTERS = ["NOPUT", "NODELETE"] as const;
 
+/** A WatchCreateRequest. */
 export function watchOf(message: Message): WatchRequest {
   const filters = message.list("filters").map((value) => {
     const one = new Message({ value });
@@ -220,6 +225,7 @@ export function sparse(fields: Json): Json {
   );
 }
 
+/** A mvccpb.KeyValue. */
 export function rowJson(row: Row): Json {
   return sparse({
     key: btoa(row.key),
@@ -231,18 +237,22 @@ export function rowJson(row: Row): Json {
   });
 }
 
+/** A RangeResponse. */
 export function rangeJson(answer: RangeResponse, header: Json): Json {
   return sparse({ header, kvs: answer.rows.map(rowJson), more: answer.more, count: answer.count });
 }
 
+/** A PutResponse. */
 export function putJson(answer: PutResponse, header: Json): Json {
   return sparse({ header, prev_kv: answer.prev === undefined ? undefined : rowJson(answer.prev) });
 }
 
+/** A DeleteRangeResponse. */
 export function deleteJson(answer: DeleteResponse, header: Json): Json {
   return sparse({ header, deleted: answer.deleted, prev_kvs: answer.prevs.map(rowJson) });
 }
 
+/** A TxnResponse. */
 export function txnJson(answer: TxnResponse, header: Json): Json {
   return sparse({ header, succeeded: answer.succeeded, responses: answer.responses.map(opJson) });
 }
@@ -262,6 +272,7 @@ function opJson(answer: OpResponse): Json {
   }
 }
 
+/** A mvccpb.Event; a put's type is left out, being zero. */
 export function eventJson(event: EngineEvent): Json {
   const prev = event.prev === undefined ? {} : { prev_kv: rowJson(event.prev) };
   return { ...(event.type === "delete" ? { type: "DELETE" } : {}), kv: rowJson(event.row), ...prev };

@@ -123,7 +123,7 @@ type Handler = (asked: Asked) => Json | Promise<Json>;
 type Serve = Pick<Bun.Serve.Options<undefined>, "maxRequestBodySize"> & {
   idleTimeout: number;
   tls?: Bun.TLSOptions;
-  fetch(request: Request, server: Bun.Server<undefined>): Promise<Response>;
+  fetch: (request: Request, server: Bun.Server<undefined>) => Promise<Response>;
 };
 
 function serve(listen: GatewayOptions["listen"], options: Serve): Bun.Server<undefined> {

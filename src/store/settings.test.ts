@@ -92,11 +92,11 @@ describe("refused", () => {
       "f:2:36: etcd_tls.ca_file: must be an absolute path (one that begins with /)",
     ],
     [tls("enabled: true, ca_fiel: /x"), 'f:2:27: etcd_tls.ca_fiel: there is no such key; did you mean "ca_file"?'],
-    [auth("username: u"), "f:2:12: etcd_auth.password: is required, or password_file"],
+    [auth("username: u"), "f:2:12: etcd_auth.password_file: is required, or password_env, or password"],
     [auth("password: hunter2"), "f:2:12: etcd_auth.username: is required"],
     [
       auth("username: u, password: hunter2, password_file: /pw"),
-      "f:2:60: etcd_auth.password_file: and password exclude each other; keep one",
+      "f:2:12: etcd_auth: has more than one of password_file, password_env and password; keep one",
     ],
     [
       auth("username: u, password_file: /not/there"),
