@@ -1,5 +1,4 @@
 /** Which machine this is, and which boot of it: the two facts that a turn is held by. */
-import { createHmac } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { EXIT, Fault } from "./errors.ts";
 
@@ -20,7 +19,7 @@ export function machineIdentity(file = "/etc/machine-id", read: Read = readText)
     throw new Fault("machine.no-id", `${file} says "uninitialized": this image has not finished its first boot`, {
       exitCode: EXIT.config,
     });
-  return createHmac("sha256", id).update(APPLICATION).digest("hex").slice(0, 32);
+  return new Bun.CryptoHasher("sha256", id).update(APPLICATION).digest("hex").slice(0, 32);
 }
 
 /** The id of the running boot, as the kernel words it. Fault `machine.no-boot-id` (exit code 2) when it cannot be had. */
