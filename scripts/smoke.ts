@@ -1,5 +1,5 @@
 /** The built executable, tried as somebody would who has just copied it to a machine: `bun scripts/smoke.ts`. */
-import { copyFileSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { type Count, countLine, root, script } from "./steps.ts";
 
@@ -39,8 +39,16 @@ const TRIES: Readonly<Record<string, (folder: string) => string | undefined>> = 
       ? undefined
       : told("rota", ended);
   },
-  "finds the example config valid": (folder) => {
-    const ended = start(folder, ["reboot-coordinator", "validate-config", "--config", `${root}/examples/config.yaml`]);
+  "finds the example config valid, and says what is not there": (folder) => {
+    // The example names a health script that a machine which has just got the package does not have yet.
+    const example = readFileSync(`${root}/examples/config.yaml`, "utf8");
+    const config = `${folder}/config.yaml`;
+    writeFileSync(config, example.replaceAll("/etc/reboot-coordinator/", `${folder}/`));
+    const check = () => start(folder, ["reboot-coordinator", "validate-config", "--config", config]);
+    const without = check();
+    if (without.code !== 2 || !without.stderr.includes("health_script")) return told("reboot-coordinator", without);
+    writeFileSync(`${folder}/health.sh`, "#!/bin/sh\n", { mode: 0o755 });
+    const ended = check();
     return ended.code === 0 ? undefined : told("reboot-coordinator", ended);
   },
 };

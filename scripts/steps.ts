@@ -1,4 +1,5 @@
 /** What the scripts share: running a program in the open, and telling how many things passed. */
+import { dirname } from "node:path";
 
 export interface Count {
   readonly passed: number;
@@ -6,7 +7,7 @@ export interface Count {
 }
 
 /** The project's root. */
-export const root = new URL("..", import.meta.url).pathname.replace(/^\/([A-Za-z]:)/, "$1");
+export const root = dirname(import.meta.dir);
 
 /** A failure that needs no stack: its message is the whole story. */
 export class Refusal extends Error {}

@@ -107,6 +107,7 @@ export interface Command<F extends FlagSpecs = FlagSpecs, A extends ArgSpecs = A
   /** Paragraphs for `--help` and the man page. */
   readonly description?: string;
   readonly flags?: F;
+  /** In order, in small letters; people see them in capitals. */
   readonly args?: A;
   readonly examples?: readonly Example[];
   /** Exit codes beyond 0, 1 and 64, each with its meaning. */

@@ -146,14 +146,19 @@ function withDefaults(specs: FlagSpecs, given: ReadonlyMap<string, unknown>): Re
   return values;
 }
 
+/** An argument as people see it: NODE for `args.node`. */
+export function argName(name: string): string {
+  return name.toUpperCase();
+}
+
 /** Gives each argument its name; too few and too many are mistakes. */
 function assign(specs: ArgSpecs, words: readonly string[]): Record<string, unknown> {
   const values: Record<string, unknown> = {};
   let taken = 0;
   for (const [name, spec] of Object.entries(specs)) {
     const mine = spec.many ? words.slice(taken) : words.slice(taken, taken + 1);
-    if (mine.length === 0 && !spec.optional) throw usage(`${name} is missing: ${spec.summary}`);
-    for (const word of mine) choice(name, word, spec.choices);
+    if (mine.length === 0 && !spec.optional) throw usage(`${argName(name)} is missing: ${spec.summary}`);
+    for (const word of mine) choice(argName(name), word, spec.choices);
     values[name] = spec.many ? mine : mine[0];
     taken += mine.length;
   }

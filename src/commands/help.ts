@@ -1,5 +1,6 @@
 /** Help, made from the command table: for one command, for a group of them, for the whole tool. */
 import { type AnyCommand, type FlagSpec, TOOLS, type Tool, wordsUnder } from "./command.ts";
+import { argName } from "./flags.ts";
 import { pad, type Style } from "./output.ts";
 
 export interface HelpOptions {
@@ -38,7 +39,7 @@ export function commandHelp({ words, command }: Entry, entries: readonly Entry[]
         "Arguments",
         style,
         aligned(
-          args.map(([name, spec]) => [name, spec.summary]),
+          args.map(([name, spec]) => [argName(name), spec.summary]),
           columns,
         ),
       ),
@@ -104,7 +105,7 @@ function usageLine(called: string, command: AnyCommand): string {
 function argForms(command: AnyCommand): string {
   return Object.entries(command.args ?? {})
     .map(([name, { optional, many }]) => {
-      const form = many ? `${name} …` : name;
+      const form = many ? `${argName(name)} …` : argName(name);
       return optional ? `[${form}]` : form;
     })
     .join(" ");

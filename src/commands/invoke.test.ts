@@ -59,10 +59,10 @@ const release = command({
   path: "reboot release",
   summary: "End a turn",
   flags: { reason: { type: "string", value: "TEXT", required: true, summary: "why" } },
-  args: { NODE: { summary: "whose turn" }, MORE: { summary: "others", optional: true, many: true } },
+  args: { node: { summary: "whose turn" }, more: { summary: "others", optional: true, many: true } },
   async run({ args, out, flags }) {
-    const more: readonly string[] = args.MORE;
-    out.line(`${args.NODE}+${more.join("+")} ${flags.reason}`);
+    const more: readonly string[] = args.more;
+    out.line(`${args.node}+${more.join("+")} ${flags.reason}`);
     return 0;
   },
 });
