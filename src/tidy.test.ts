@@ -53,6 +53,7 @@ const planted: readonly (readonly [rule: string, path: string, text: string, oth
   ["one file per outside thing", "src/turn/queue.ts", "export const x = () => setTimeout(() => 1, 5);\n"],
   ["one file per outside thing", "src/turn/queue.ts", `export const x = () => \`$${"{Math.random()}"}\`;\n`],
   ["one file per outside thing", "src/turn/queue.ts", "export const x = () => AbortSignal.timeout(5);\n"],
+  ["one file per outside thing", "src/turn/queue.ts", "export const x = () => crypto.getRandomValues(y);\n"],
   ["one file per outside thing", "src/turn/queue.ts", 'export const x = () => fetch("x");\n'],
   ["one file per outside thing", "src/reboot/daemon.ts", "export const x = () => Bun.serve({});\n"],
   ["one file per outside thing", "src/reboot/daemon.ts", "export const x = () => process.env.HOME;\n"],

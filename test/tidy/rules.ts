@@ -74,6 +74,11 @@ const OUTSIDE: readonly { readonly code: RegExp; readonly in: readonly RegExp[];
     why: "time and chance are arguments: what reads them by itself cannot be simulated (take a Clock)",
   },
   {
+    code: /\b(getRandomValues|randomBytes|randomInt|randomFill)\b/,
+    in: [/^src\/kernel\/(clock|secret|certs)\.ts$/, /^src\/store\/(users[\w-]*|embedded-file)\.ts$/],
+    why: "chance is an argument (take a Clock); only what must not be guessed, or must not compress, is drawn where it is used",
+  },
+  {
     code: /\bfetch\(|\bnew WebSocket\(/,
     in: [
       /^src\/store\/etcd[\w-]*\.ts$/,
@@ -271,7 +276,7 @@ const comments: Rule = {
     for (const { line } of matches(file, /^export (async )?function\b/m)) {
       const [above = "", text = ""] = lines.slice(line - 2, line);
       // What a command promises stands in its summary, which is also its help.
-      const isCommandBody = file.path.startsWith("src/commands/") && /\(ctx\b/.test(text);
+      const isCommandBody = file.path.startsWith("src/commands/") && /\(ctx\b|ContextOf</.test(text);
       if (!isCommandBody && !/(\*\/|\/\/.*)$/.test(above))
         yield { line, what: "an exported function without a comment" };
     }
