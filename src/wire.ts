@@ -1,6 +1,6 @@
 /** The only place where real adapters are built, from settings to a node that can run. */
 import { hostname } from "node:os";
-import { realClock, type Clock } from "./kernel/clock.ts";
+import { type Clock, realClock } from "./kernel/clock.ts";
 import { realRun } from "./kernel/exec.ts";
 import { jsonLog, type Level, type Log, textLog } from "./kernel/log.ts";
 import { bootId, machineIdentity } from "./kernel/machine-id.ts";
@@ -26,9 +26,12 @@ export interface LogChoice {
   readonly node: string;
 }
 
+/** The log of a process, as JSON or for people. */
 export function wireLog(choice: LogChoice, clock: Clock = realClock()): Log {
   const { write, level, json, node } = choice;
-  return json ? jsonLog({ write, clock, level, base: { node, component: "orchestrator" } }) : textLog({ write, clock, level });
+  return json
+    ? jsonLog({ write, clock, level, base: { node, component: "orchestrator" } })
+    : textLog({ write, clock, level });
 }
 
 /** The store of these settings, below its namespace. `daemon`: with no etcd_endpoints it is opened in this process; a command asks the daemon that has it. */
@@ -53,9 +56,17 @@ export interface NodeOptions {
 export function wireProbes(settings: RebootSettings, options: Omit<NodeOptions, "daemon">): NodeProbes {
   const clock = realClock();
   const { log, processEnv, mode } = options;
-  return realProbes(settings, { run: realRun(clock), clock, log, processEnv, dryRun: mode !== "run", ...skips(options) });
+  return realProbes(settings, {
+    run: realRun(clock),
+    clock,
+    log,
+    processEnv,
+    dryRun: mode !== "run",
+    ...skips(options),
+  });
 }
 
+/** The real clock, for commands that only need the time. */
 export function wireClock(): Clock {
   return realClock();
 }
@@ -118,6 +129,7 @@ export async function identity(settings: RebootSettings): Promise<Self> {
   };
 }
 
+/** What the policy gate goes by; which of it can be configured is said in settings.ts. */
 export function policyOf(settings: RebootSettings): PolicySettings {
   return { ...settings.policy, blockOnUnhealthyPeer: false };
 }

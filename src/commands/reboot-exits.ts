@@ -23,6 +23,7 @@ const CODES: Readonly<Record<Outcome, number>> = {
   reboot_failed: EXIT.failed,
 };
 
+/** For commands that end with an outcome. */
 export function exitCodeOf(outcome: Outcome): number {
   return CODES[outcome];
 }

@@ -78,7 +78,8 @@ export async function queue(ctx: ContextOf<typeof commands.queue>): Promise<numb
 /** "45s", "12m", "3h5m", "2d4h". */
 export function ageInWords(seconds: number): string {
   if (seconds < 60) return `${seconds}s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)}m${seconds % 60 > 0 && seconds < 600 ? `${seconds % 60}s` : ""}`;
+  if (seconds < 3600)
+    return `${Math.floor(seconds / 60)}m${seconds % 60 > 0 && seconds < 600 ? `${seconds % 60}s` : ""}`;
   if (seconds < 86_400) return `${Math.floor(seconds / 3600)}h${Math.floor((seconds % 3600) / 60)}m`;
   return `${Math.floor(seconds / 86_400)}d${Math.floor((seconds % 86_400) / 3600)}h`;
 }
@@ -90,13 +91,17 @@ export async function releaseTurn(ctx: ContextOf<typeof commands.release>): Prom
   if (flags.reason.trim() === "") throw new Fault("usage", "--reason must say something", { exitCode: EXIT.usage });
   return await withStore(flags.config, ctx, async (store, space) => {
     const shown = (await showLine(store, space, signal)).filter(
-      ({ contender }) => contender.key === flags.key || (flags.node !== undefined && contender.value?.node === flags.node),
+      ({ contender }) =>
+        contender.key === flags.key || (flags.node !== undefined && contender.value?.node === flags.node),
     );
     // A node has one key, unless an earlier daemon of it left one behind; the turn is the permanent one.
     const turn = shown.find(({ contender }) => contender.permanent) ?? shown[0];
     if (turn === undefined) throw new Fault("turn.absent", `${flags.node ?? flags.key} is not in line`);
     if (flags.revision !== undefined && compare64(turn.contender.mod, flags.revision) !== 0)
-      throw new Fault("turn.changed", `the key is at revision ${turn.contender.mod}, not ${flags.revision}; look at the queue again`);
+      throw new Fault(
+        "turn.changed",
+        `the key is at revision ${turn.contender.mod}, not ${flags.revision}; look at the queue again`,
+      );
     const now = wireClock().now();
     const facts = row(turn, 0, now);
     const words = `${facts.node ?? facts.key} (${facts.phase}${facts.age_sec === null ? "" : ` for ${ageInWords(facts.age_sec)}`}, revision ${facts.revision})`;
@@ -134,7 +139,9 @@ export async function stopAll(ctx: ContextOf<typeof commands.stop>): Promise<num
     };
     const set = await setStop(store, space, call("stop", signal), stop);
     if (!set) throw new Fault("stop.set", "a stop is set already; see it with `status`, take it back with `resume`");
-    out.line(`stopped${flags.group ? " this group" : ""}${flags.for === undefined ? " until somebody says resume" : ` for ${ageInWords(forSec ?? 0)}`}`);
+    out.line(
+      `stopped${flags.group ? " this group" : ""}${flags.for === undefined ? " until somebody says resume" : ` for ${ageInWords(forSec ?? 0)}`}`,
+    );
     return EXIT.ok;
   });
 }

@@ -1,18 +1,18 @@
 /** The commands that only look: validate-config, simulate, status. */
 import { inWords } from "../kernel/config.ts";
 import { EXIT } from "../kernel/errors.ts";
+import type { Finding } from "../reboot/detectors/detector.ts";
 import { lookAround } from "../reboot/gates.ts";
 import type { Outcome } from "../reboot/machine.ts";
 import { refusal } from "../reboot/machine.ts";
-import type { Finding } from "../reboot/detectors/detector.ts";
 import { loadSettings, printSettings, type RebootSettings } from "../reboot/settings.ts";
 import { snapshot } from "../turn/fence.ts";
 import { placeInWords } from "../turn/line.ts";
 import type { Gate } from "../turn/policy.ts";
-import { policyOf, wireLog, wireNode, wireProbes } from "../wire.ts";
+import { policyOf, wireNode, wireProbes } from "../wire.ts";
 import type { ContextOf } from "./command.ts";
-import { exitCodeOf } from "./reboot-exits.ts";
 import type * as commands from "./reboot.ts";
+import { exitCodeOf } from "./reboot-exits.ts";
 
 export async function validate({ flags, out }: ContextOf<typeof commands.validateConfig>): Promise<number> {
   const loaded = loadSettings({ path: flags.config });
@@ -38,7 +38,10 @@ export async function simulate({ flags, out, env, signal }: ContextOf<typeof com
 function showFindings(out: ContextOf<typeof commands.simulate>["out"], findings: readonly Finding[]): void {
   out.table(findings, [
     { title: "DETECTOR", cell: (f) => f.name },
-    { title: "REBOOT", cell: (f) => (f.error !== undefined ? out.style.red("error") : f.requires ? out.style.yellow("yes") : "no") },
+    {
+      title: "REBOOT",
+      cell: (f) => (f.error !== undefined ? out.style.red("error") : f.requires ? out.style.yellow("yes") : "no"),
+    },
     { title: "EXIT", cell: (f) => f.exitCode ?? "", align: "right" },
     { title: "TOOK", cell: (f) => `${f.durationMs} ms`, align: "right" },
     { title: "WHY", cell: (f) => f.error ?? f.reason ?? "" },
@@ -77,18 +80,32 @@ async function judge(
   const look = await lookAround(probes, 0, async () => undefined, signal);
   const line = skips.skipLock ? undefined : await lookAtStore(settings, options, signal);
   const gates = [...look.gates, ...(line?.gates ?? [])];
-  const base = { node: settings.nodeName, reboot_required: look.required, reason: look.reason, gates, line: line?.place ?? null };
+  const base = {
+    node: settings.nodeName,
+    reboot_required: look.required,
+    reason: look.reason,
+    gates,
+    line: line?.place ?? null,
+  };
   if (line?.own !== undefined) return { ...base, outcome: line.own.outcome, why: line.own.why };
   const local = refusal(look.gates);
   if (local !== undefined) return { ...base, ...local };
   if (!look.required) {
     const failed = look.detectorError;
-    return { ...base, outcome: failed === undefined ? "no_action" : "detector_error", why: failed ?? "no detector wants a reboot" };
+    return {
+      ...base,
+      outcome: failed === undefined ? "no_action" : "detector_error",
+      why: failed ?? "no detector wants a reboot",
+    };
   }
   return { ...base, ...(refusal(gates) ?? { outcome: "ready", why: "every gate is open" }) };
 }
 
-async function lookAtStore(settings: RebootSettings, options: Omit<Parameters<typeof wireNode>[1], "daemon">, signal: AbortSignal) {
+async function lookAtStore(
+  settings: RebootSettings,
+  options: Omit<Parameters<typeof wireNode>[1], "daemon">,
+  signal: AbortSignal,
+) {
   const node = await wireNode(settings, { ...options, daemon: false });
   try {
     const snap = await snapshot(node, "", policyOf(settings), signal);
@@ -103,7 +120,11 @@ async function lookAtStore(settings: RebootSettings, options: Omit<Parameters<ty
         : { outcome: "recovering" as const, why: "back from its reboot, not verified yet" }
       : undefined;
     const slots = Math.min(node.self.slots, ...snap.line.slice(0, ahead).map((c) => c.value?.slots ?? 1));
-    const free: Gate = { name: "line", open: ahead < slots, why: ahead < slots ? "" : `${placeInWords(ahead)}, behind ${holder}` };
+    const free: Gate = {
+      name: "line",
+      open: ahead < slots,
+      why: ahead < slots ? "" : `${placeInWords(ahead)}, behind ${holder}`,
+    };
     return { gates: [...snap.gates, free], place, own: inTurn };
   } finally {
     await node.store.close();
@@ -121,4 +142,3 @@ function show(out: ContextOf<typeof commands.status>["out"], found: Status): voi
     { title: "WHY", cell: (g) => g.why },
   ]);
 }
-

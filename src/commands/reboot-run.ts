@@ -1,18 +1,24 @@
 /** `reboot run`: the daemon, and its single pass. */
+
+import { inWords } from "../kernel/config.ts";
 import type { Level } from "../kernel/log.ts";
 import { runDaemon } from "../reboot/daemon.ts";
 import { loadSettings } from "../reboot/settings.ts";
 import { wireLog, wireNode } from "../wire.ts";
 import type { ContextOf } from "./command.ts";
-import { blockingCode, exitCodeOf } from "./reboot-exits.ts";
 import type { run } from "./reboot.ts";
-import { inWords } from "../kernel/config.ts";
+import { blockingCode, exitCodeOf } from "./reboot-exits.ts";
 
 export async function runNode(ctx: ContextOf<typeof run>): Promise<number> {
   const { flags, signal, stderr, env, out } = ctx;
   const { settings, warnings } = loadSettings({ path: flags.config });
   const json = flags["log-format"] === undefined ? !stderr.isTTY : flags["log-format"] === "json";
-  const log = wireLog({ write: (line) => stderr.write(line), level: flags["log-level"] as Level, json, node: settings.nodeName });
+  const log = wireLog({
+    write: (line) => stderr.write(line),
+    level: flags["log-level"] as Level,
+    json,
+    node: settings.nodeName,
+  });
   for (const warning of warnings) log("warn", "config_warning", inWords(warning));
   const mode = flags.once ? "once" : flags["dry-run"] || settings.dryRun ? "dry" : "run";
   const node = await wireNode(settings, { mode, log, processEnv: env, daemon: true });
@@ -24,9 +30,18 @@ export async function runNode(ctx: ContextOf<typeof run>): Promise<number> {
       slots: settings.slots,
     });
     if (node.alone)
-      log("info", "alone", `no etcd_endpoints: this machine coordinates itself alone, with the store in ${settings.store.state_dir}`);
+      log(
+        "info",
+        "alone",
+        `no etcd_endpoints: this machine coordinates itself alone, with the store in ${settings.store.state_dir}`,
+      );
     let why = "";
-    const outcome = await runDaemon(node, signal, { entered: () => undefined, noticed: (notice) => void (why = notice.why) });
+    const outcome = await runDaemon(node, signal, {
+      entered: () => undefined,
+      noticed: (notice) => {
+        why = notice.why;
+      },
+    });
     log("info", "ended", "", { last_outcome: outcome });
     if (!flags.once) return blockingCode(outcome);
     out.line(`outcome: ${outcome}${why === "" ? "" : ` - ${why}`}`);

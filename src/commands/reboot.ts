@@ -27,8 +27,19 @@ export const run = command({
     config,
     "dry-run": { type: "boolean", summary: "do everything except the reboot" },
     once: { type: "boolean", summary: "one pass, without the reboot; the exit code says what it came to" },
-    "log-level": { type: "string", value: "LEVEL", default: "info", choices: ["debug", "info", "warn", "error"], summary: "how much to log" },
-    "log-format": { type: "string", value: "FORMAT", choices: ["json", "text"], summary: "json, or text for people (default: text on a terminal)" },
+    "log-level": {
+      type: "string",
+      value: "LEVEL",
+      default: "info",
+      choices: ["debug", "info", "warn", "error"],
+      summary: "how much to log",
+    },
+    "log-format": {
+      type: "string",
+      value: "FORMAT",
+      choices: ["json", "text"],
+      summary: "json, or text for people (default: text on a terminal)",
+    },
   },
   exits: { 2: "invalid configuration", ...GATES },
   examples: [
@@ -113,7 +124,8 @@ export const release = command({
 export const stop = command({
   path: "reboot stop",
   summary: "Stop all reboots of the fleet",
-  description: "Nobody is fenced while the stop is set. A machine that is already going down comes back and is verified all the same.",
+  description:
+    "Nobody is fenced while the stop is set. A machine that is already going down comes back and is verified all the same.",
   flags: {
     config,
     reason,

@@ -16,7 +16,11 @@ export function underSystemd(): boolean {
 
 async function ask(run: Run, label: string, args: readonly string[], signal?: AbortSignal) {
   const env = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL: "C", SYSTEMD_PAGER: "" };
-  return await run(label, ["systemctl", "--no-ask-password", ...args], { timeoutMs: ASK_MS, env, ...(signal && { signal }) });
+  return await run(label, ["systemctl", "--no-ask-password", ...args], {
+    timeoutMs: ASK_MS,
+    env,
+    ...(signal && { signal }),
+  });
 }
 
 /**
@@ -25,14 +29,17 @@ async function ask(run: Run, label: string, args: readonly string[], signal?: Ab
  */
 export async function goingDown(run: Run, signal?: AbortSignal): Promise<string | undefined> {
   if (!underSystemd()) return undefined;
-  if (existsSync(SCHEDULE)) return `a shutdown is scheduled (${readFileSync(SCHEDULE, "utf8").trim().split("\n").join(", ")})`;
+  if (existsSync(SCHEDULE))
+    return `a shutdown is scheduled (${readFileSync(SCHEDULE, "utf8").trim().split("\n").join(", ")})`;
   const state = await ask(run, "systemd.state", ["is-system-running"], signal);
   const word = state.stdout.trim();
   if (word === "stopping") return "systemd is stopping the system";
   if (word === "") return `systemd does not answer (${state.reason ?? "no state"})`;
   const jobs = await ask(run, "systemd.jobs", ["list-jobs", "--no-legend", "--plain"], signal);
   if (jobs.reason !== undefined) return `systemd does not answer (list-jobs: ${jobs.reason})`;
-  const job = jobs.stdout.split("\n").find((line) => DOWN_TARGETS.some((target) => line.includes(` ${target}.target `)));
+  const job = jobs.stdout
+    .split("\n")
+    .find((line) => DOWN_TARGETS.some((target) => line.includes(` ${target}.target `)));
   return job && `systemd has a job: ${job.trim().split(/\s+/).slice(1).join(" ")}`;
 }
 

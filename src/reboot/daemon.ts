@@ -82,7 +82,12 @@ class Daemon {
     const { settings, clock, log } = this.#ports;
     try {
       const fact = await this.#acts.carryOut(state);
-      const { next, waitMs, notice } = step(state as never, fact as FactOf[typeof state.at] as never, settings.rules, clock.monotonic());
+      const { next, waitMs, notice } = step(
+        state as never,
+        fact as FactOf[typeof state.at] as never,
+        settings.rules,
+        clock.monotonic(),
+      );
       if (this.#troubles > 0) log("info", "recovered", "working again", { after_failures: this.#troubles });
       this.#troubles = 0;
       if (notice !== undefined) this.#notice(notice);

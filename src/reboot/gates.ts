@@ -3,6 +3,7 @@ import type { Gate } from "../turn/policy.ts";
 import type { Look } from "./machine.ts";
 import type { Detection, HealthVerdict, Probes } from "./ports.ts";
 
+/** The verdict of the health script as a gate; one that could not be had is closed, and an error. */
 export function healthGate(verdict: HealthVerdict): Gate {
   const { healthy, error, reason } = verdict;
   return { name: "health", open: healthy, why: reason ?? (healthy ? "" : "unhealthy"), ...(error && { failed: true }) };

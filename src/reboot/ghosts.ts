@@ -44,7 +44,10 @@ export class GhostHunt {
     const id = `${holder.key} ${holder.mod}`;
     if (this.#timed?.id !== id) {
       this.#timed = { id, since: now };
-      this.#log("warn", "ghost", `${holder.value.node} is in its turn and silent`, { node: holder.value.node, lock_id: holder.value.turn_id });
+      this.#log("warn", "ghost", `${holder.value.node} is in its turn and silent`, {
+        node: holder.value.node,
+        lock_id: holder.value.turn_id,
+      });
     }
     if (now - this.#timed.since < this.#maxHoldMs) return;
     const shut = snap.gates.find((gate) => !gate.open && gate.name !== "cooldown");
@@ -55,9 +58,14 @@ export class GhostHunt {
     const taken = await takeOver(this.#ctx, holder, snap, signal);
     this.#timed = undefined;
     if (taken)
-      this.#log("error", "takeover", `${holder.value.node} was silent in its turn for longer than max_hold_sec; its turn is over, it counts as down`, {
-        node: holder.value.node,
-        lock_id: holder.value.turn_id,
-      });
+      this.#log(
+        "error",
+        "takeover",
+        `${holder.value.node} was silent in its turn for longer than max_hold_sec; its turn is over, it counts as down`,
+        {
+          node: holder.value.node,
+          lock_id: holder.value.turn_id,
+        },
+      );
   }
 }

@@ -27,7 +27,13 @@ export type State =
   /** The fence has an unknown outcome. */
   | { readonly at: "settling"; readonly place: Place; readonly mod: string; readonly why: string }
   | { readonly at: "launching"; readonly fenced: Fenced; readonly sentAt: number }
-  | { readonly at: "withdrawing"; readonly fenced: Fenced; readonly keep: boolean; readonly why: string; readonly failures: number }
+  | {
+      readonly at: "withdrawing";
+      readonly fenced: Fenced;
+      readonly keep: boolean;
+      readonly why: string;
+      readonly failures: number;
+    }
   /** The reboot command was started in this boot. */
   | { readonly at: "rebooting"; readonly held: Held; readonly until: number }
   /** Still the same boot: nothing may run or be scheduled any more, and health has to pass. */
@@ -124,7 +130,10 @@ export interface FactOf {
     | { readonly kind: "ready" }
     | { readonly kind: "gone" }
     | { readonly kind: "unknown"; readonly mod: string; readonly why: string };
-  settling: { readonly kind: "kept" } | { readonly kind: "gone" } | { readonly kind: "fenced"; readonly fenced: Fenced };
+  settling:
+    | { readonly kind: "kept" }
+    | { readonly kind: "gone" }
+    | { readonly kind: "fenced"; readonly fenced: Fenced };
   launching: { readonly launched: boolean; readonly why: string; readonly until: number };
   withdrawing: { readonly left: "kept" | "gone" };
   rebooting: { readonly over: boolean; readonly why: string };
@@ -215,7 +224,11 @@ const TRANSITIONS: { readonly [S in State["at"]]: Transition<S> } = {
           : say("detector_error", look.detectorError));
     if (notice !== undefined) return go(state, rules.checkIntervalMs, notice);
     if (now < state.notBefore)
-      return go(state, Math.min(rules.checkIntervalMs, state.notBefore - now), say("reboot_failed", "waiting before the next attempt"));
+      return go(
+        state,
+        Math.min(rules.checkIntervalMs, state.notBefore - now),
+        say("reboot_failed", "waiting before the next attempt"),
+      );
     return go({ at: "joining", reason: look.reason });
   },
 
@@ -261,7 +274,9 @@ const TRANSITIONS: { readonly [S in State["at"]]: Transition<S> } = {
       case "ready":
         return give(place, say("ready", "every gate is open"));
       case "changed":
-        return now < by ? go(state) : give(place, say("lock_unavailable", "the fleet kept changing until this node's time was over"), true);
+        return now < by
+          ? go(state)
+          : give(place, say("lock_unavailable", "the fleet kept changing until this node's time was over"), true);
       case "closed": {
         const own = fact.gates.find((gate) => !gate.open && (gate.name === "kill_switch" || gate.name === "window"));
         const notice = refusal(own ? [own] : fact.gates);

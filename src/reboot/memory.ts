@@ -33,7 +33,9 @@ function load(file: string, shape: z.ZodMiniType): unknown {
     text = readFileSync(file, "utf8");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw new Fault("memory.unreadable", `cannot read ${file}, which says whether this machine is in its turn`, { cause: error });
+    throw new Fault("memory.unreadable", `cannot read ${file}, which says whether this machine is in its turn`, {
+      cause: error,
+    });
   }
   try {
     return shape.parse(JSON.parse(text));
@@ -55,7 +57,10 @@ function save(dir: string, file: string, value: unknown): void {
     renameSync(next, file);
     synced(dir, "r", () => undefined);
   } catch (error) {
-    throw new Fault("memory.unwritable", `cannot write ${file}; without it no reboot can be asked for`, { cause: error, retry: "later" });
+    throw new Fault("memory.unwritable", `cannot write ${file}; without it no reboot can be asked for`, {
+      cause: error,
+      retry: "later",
+    });
   }
 }
 

@@ -74,7 +74,11 @@ export interface Detection {
 
 export interface Probes {
   /** Runs the health script. `held` and `attempts` go into its environment (RC_LOCK_HELD, RC_LOCK_ATTEMPTS). */
-  health(phase: HealthPhase, lock: { readonly held: boolean; readonly attempts: number }, signal: AbortSignal): Promise<HealthVerdict>;
+  health(
+    phase: HealthPhase,
+    lock: { readonly held: boolean; readonly attempts: number },
+    signal: AbortSignal,
+  ): Promise<HealthVerdict>;
   detect(signal: AbortSignal): Promise<Detection>;
   /** The gates of this machine that are quick to ask: kill-switch file, window. */
   quick(): Promise<readonly Gate[]>;

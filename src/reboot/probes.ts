@@ -28,6 +28,7 @@ export interface NodeProbes extends Probes {
   readonly last: { evaluation?: Evaluation; verdict?: Verdict; phase?: HealthPhase };
 }
 
+/** The probes of these settings. Each run of a script or detector is logged, at info when it says something new, else at debug. */
 export function realProbes(settings: RebootSettings, options: ProbeOptions): NodeProbes {
   const { run, clock, processEnv, skipHealth = false, skipLock = false } = options;
   const rc = rcEnvironment(settings, { dryRun: options.dryRun, skipHealth, skipLock });

@@ -10,7 +10,11 @@ export function cooldownGate(found: readonly KeyValue[]): Gate {
   const record = readObject(kv.value);
   const node = typeof record?.["node"] === "string" ? record["node"] : "?";
   const since = typeof record?.["started_at"] === "string" ? record["started_at"] : "?";
-  return { name: "cooldown", open: false, why: `${node} was verified at ${since}; waiting out min_reboot_interval_sec` };
+  return {
+    name: "cooldown",
+    open: false,
+    why: `${node} was verified at ${since}; waiting out min_reboot_interval_sec`,
+  };
 }
 
 /** The put that starts the cooldown; `lease` must live as long as the cooldown. It belongs into the transaction that ends the turn. */

@@ -59,11 +59,7 @@ export async function snapshot(
     me: line.find((contender) => contender.key === key),
     position: position(line, key),
     fleet,
-    gates: [
-      stopGate([...read(3), ...read(4)]),
-      cooldownGate(read(5)),
-      policyGate(policy, fleet, line, self),
-    ],
+    gates: [stopGate([...read(3), ...read(4)]), cooldownGate(read(5)), policyGate(policy, fleet, line, self)],
     alive: read(6).map((kv) => kv.key.slice(space.alive.length)),
   };
 }
@@ -154,6 +150,7 @@ export interface LiveHealth {
   readonly lease: Int64;
 }
 
+/** The put of a live record that belongs into the transaction that ends or withdraws a turn. */
 export function healthPut(ctx: TurnContext, live: LiveHealth): Op {
   return { put: ctx.space.health + ctx.self.node, value: JSON.stringify(live.record), lease: live.lease };
 }

@@ -56,7 +56,20 @@ export function keyspace(lockKey: string): Keyspace {
   const [alive, aliveEnd] = range(`${group}alive/`);
   return {
     lockKey,
-    ...{ line, lineEnd, health, healthEnd, roster, rosterEnd, cooldown, cooldownEnd, ghosts, ghostsEnd, alive, aliveEnd },
+    ...{
+      line,
+      lineEnd,
+      health,
+      healthEnd,
+      roster,
+      rosterEnd,
+      cooldown,
+      cooldownEnd,
+      ghosts,
+      ghostsEnd,
+      alive,
+      aliveEnd,
+    },
     stops: ["/stop", `${group}stop`],
     contender: (lease) => line + BigInt(lease).toString(16),
     fresh: (turnId) => `${group}fresh/${turnId}`,

@@ -5,6 +5,7 @@ import { type Contender, type Keyspace, readContender } from "./keys.ts";
 /** All contenders of a group as of one revision, oldest first. */
 export type Line = readonly Contender[];
 
+/** The contenders among the keys that were read below the line, oldest first. */
 export function readLine(space: Pick<Keyspace, "line">, kvs: readonly KeyValue[]): Line {
   return kvs
     .map((kv) => readContender(space, kv))

@@ -37,7 +37,8 @@ export class LiveRecord {
   async mark(report: Report, signal?: AbortSignal): Promise<LiveHealth> {
     const { store } = this.#ctx;
     const alive = this.#lease !== undefined && (await store.keepAlive(call("live.keep", signal), this.#lease)) > 0;
-    const lease = alive && this.#lease !== undefined ? this.#lease : await store.grant(call("live.grant", signal), this.#ttlSec);
+    const lease =
+      alive && this.#lease !== undefined ? this.#lease : await store.grant(call("live.grant", signal), this.#ttlSec);
     this.#lease = lease;
     return { record: this.#record(report), lease };
   }
@@ -84,7 +85,14 @@ export class LiveRecord {
     const { self, clock } = this.#ctx;
     const { healthy, stage, reason } = report;
     const reported = isoTime(clock.now());
-    return { node: self.node, machine: self.machine, healthy, stage, ...(reason !== undefined && { reason }), reported_at: reported };
+    return {
+      node: self.node,
+      machine: self.machine,
+      healthy,
+      stage,
+      ...(reason !== undefined && { reason }),
+      reported_at: reported,
+    };
   }
 }
 
@@ -100,7 +108,12 @@ export function nameTaken(node: string, where: string): Fault {
 export async function enrol(ctx: TurnContext, signal?: AbortSignal): Promise<void> {
   const { space, store, self, clock } = ctx;
   const key = space.roster + self.node;
-  const entry: RosterEntry = { node: self.node, machine: self.machine, group: space.lockKey, first_seen: isoTime(clock.now()) };
+  const entry: RosterEntry = {
+    node: self.node,
+    machine: self.machine,
+    group: space.lockKey,
+    first_seen: isoTime(clock.now()),
+  };
   const answer = await store.txn(call("roster.enrol", signal), {
     if: [{ target: "create", key, is: "=", to: "0" }],
     then: [{ put: key, value: JSON.stringify(entry) }],
@@ -109,7 +122,9 @@ export async function enrol(ctx: TurnContext, signal?: AbortSignal): Promise<voi
   if (answer.succeeded) return;
   const found = readRosterEntry(answer.reads[0]?.[0]?.value ?? "");
   if (found === undefined || (found.machine === self.machine && found.group === space.lockKey))
-    return found ? undefined : void (await store.txn(call("roster.enrol", signal), { then: [{ put: key, value: JSON.stringify(entry) }] }));
+    return found
+      ? undefined
+      : void (await store.txn(call("roster.enrol", signal), { then: [{ put: key, value: JSON.stringify(entry) }] }));
   if (found.machine !== self.machine) throw nameTaken(self.node, "roster");
   // Same machine, moved to another group: the roster follows, and keeps the date.
   const moved = { ...entry, first_seen: found.first_seen };
@@ -156,12 +171,20 @@ export class LeaseKeeper {
       if (!signal.aborted) this.#dead.abort(error);
       return;
     }
-    if (!signal.aborted) this.#dead.abort(new Fault("turn.lease-lost", "the lease of this node's place in line is gone", { retry: "later" }));
+    if (!signal.aborted)
+      this.#dead.abort(
+        new Fault("turn.lease-lost", "the lease of this node's place in line is gone", { retry: "later" }),
+      );
   }
 }
 
 /** Holds up the sign that this daemon runs in this boot, until `signal` aborts. Faults of the store are told to `trouble` and tried again. */
-export async function showAlive(ctx: TurnContext, ttlSec: number, signal: AbortSignal, trouble: (error: unknown) => void): Promise<void> {
+export async function showAlive(
+  ctx: TurnContext,
+  ttlSec: number,
+  signal: AbortSignal,
+  trouble: (error: unknown) => void,
+): Promise<void> {
   const { store, clock, space, self } = ctx;
   const key = space.alive + self.machine;
   const value = JSON.stringify({ node: self.node, boot_id: self.bootId, pid: self.pid, since: isoTime(clock.now()) });
@@ -189,11 +212,18 @@ export async function forget(store: Store, space: Keyspace, node: string, signal
   const key = space.roster + node;
   const health = space.health + node;
   const seen = await store.txn(call("roster.forget", signal), {
-    then: [{ get: key }, { get: health }, { get: space.line, rangeEnd: space.lineEnd }, { get: space.alive, rangeEnd: space.aliveEnd }],
+    then: [
+      { get: key },
+      { get: health },
+      { get: space.line, rangeEnd: space.lineEnd },
+      { get: space.alive, rangeEnd: space.aliveEnd },
+    ],
   });
   const [roster, record] = [seen.reads[0]?.[0], seen.reads[1]?.[0]];
-  if (roster === undefined && record === undefined) throw new Fault("roster.unknown", `nobody on the roster is called ${node}`);
-  const refuse = (why: string) => new Fault("turn.refused", `${node} is not forgotten: ${why}`, { exitCode: EXIT.health });
+  if (roster === undefined && record === undefined)
+    throw new Fault("roster.unknown", `nobody on the roster is called ${node}`);
+  const refuse = (why: string) =>
+    new Fault("turn.refused", `${node} is not forgotten: ${why}`, { exitCode: EXIT.health });
   if (readLine(space, seen.reads[2] ?? []).some((contender) => contender.value?.node === node))
     throw refuse("it is in line or in its turn; end that first with `release`");
   const machine = readRosterEntry(roster?.value ?? "")?.machine;
@@ -205,5 +235,6 @@ export async function forget(store: Store, space: Keyspace, node: string, signal
     ],
     then: [{ delete: key }, { delete: health }, ...(machine === undefined ? [] : [{ delete: space.ghosts + machine }])],
   });
-  if (!answer.succeeded) throw new Fault("turn.changed", "the line has changed meanwhile; try again", { retry: "later" });
+  if (!answer.succeeded)
+    throw new Fault("turn.changed", "the line has changed meanwhile; try again", { retry: "later" });
 }

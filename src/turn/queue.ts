@@ -146,7 +146,12 @@ export class LineWatch {
     const { space, store, clock } = this.#ctx;
     const range = target === space.line ? { rangeEnd: space.lineEnd } : {};
     try {
-      for await (const item of store.watch(call("turn.watch", signal), { key: target, ...range, from, deletesOnly: true }))
+      for await (const item of store.watch(call("turn.watch", signal), {
+        key: target,
+        ...range,
+        from,
+        deletesOnly: true,
+      }))
         if (item.kind !== "open") return;
     } catch (error) {
       if (!isFault(error, "store")) throw error;

@@ -25,6 +25,8 @@ export interface Survey {
   readonly namesake: Contender | undefined;
   readonly roster: RosterEntry | undefined;
   readonly health: HealthRecord | undefined;
+  /** The daemon that shows itself alive with my machine id, by node name and boot id; my own earlier ones too. */
+  readonly alive: { readonly node: string; readonly bootId: string } | undefined;
 }
 
 /** Step 1: one linearizable look at the line and at my own records. */
@@ -35,12 +37,14 @@ export async function survey(ctx: TurnContext, signal?: AbortSignal): Promise<Su
       { get: space.line, rangeEnd: space.lineEnd },
       { get: space.roster + self.node },
       { get: space.health + self.node },
+      { get: space.alive + self.machine },
     ],
   });
   const line = readLine(space, answer.reads[0] ?? []);
   const mine = line.filter((contender) => contender.value?.machine === self.machine);
   const roster = answer.reads[1]?.[0];
   const health = answer.reads[2]?.[0];
+  const alive = readObject(answer.reads[3]?.[0]?.value ?? "");
   return {
     revision: answer.revision,
     storeId: answer.storeId,
@@ -50,6 +54,7 @@ export async function survey(ctx: TurnContext, signal?: AbortSignal): Promise<Su
     namesake: line.find((c) => c.permanent && c.value?.node === self.node && c.value.machine !== self.machine),
     roster: roster && readRosterEntry(roster.value),
     health: health && readHealthRecord(health.value),
+    alive: alive && { node: String(alive["node"]), bootId: String(alive["boot_id"]) },
   };
 }
 
@@ -83,7 +88,9 @@ export async function endTurn(
     // A lease of its own for each try: one granted before an outage would already have run down.
     const lease = await store.grant(call("turn.cooldown", signal), ending.cooldownSec);
     const startedAt = isoTime(clock.now());
-    ops.push(cooldownPut(space, lease, { turnId: ending.turnId, node: self.node, startedAt, durationSec: ending.cooldownSec }));
+    ops.push(
+      cooldownPut(space, lease, { turnId: ending.turnId, node: self.node, startedAt, durationSec: ending.cooldownSec }),
+    );
   }
   const answer = await store.txn(call("turn.end", signal), {
     if: [
@@ -122,7 +129,9 @@ export async function showLine(store: Store, space: Keyspace, signal?: AbortSign
     ],
   });
   const boots = new Set(
-    (answer.reads[1] ?? []).map((kv) => `${kv.key.slice(space.alive.length)} ${String(readObject(kv.value)?.["boot_id"])}`),
+    (answer.reads[1] ?? []).map(
+      (kv) => `${kv.key.slice(space.alive.length)} ${String(readObject(kv.value)?.["boot_id"])}`,
+    ),
   );
   const fresh = new Set((answer.reads[2] ?? []).map((kv) => kv.key));
   return readLine(space, answer.reads[0] ?? []).map((contender) => ({
@@ -146,9 +155,15 @@ export async function release(
   const { contender } = shown;
   const { value } = contender;
   if (!by.force && value === undefined)
-    throw new Fault("turn.refused", `${contender.key} is not one of Rota's keys (etcdctl lock, or another program); --force releases it all the same`);
+    throw new Fault(
+      "turn.refused",
+      `${contender.key} is not one of Rota's keys (etcdctl lock, or another program); --force releases it all the same`,
+    );
   if (!by.force && shown.daemonAlive)
-    throw new Fault("turn.refused", `the daemon of ${value?.node} still runs in the boot in which it took this turn and may yet reboot; stop it first, or use --force`);
+    throw new Fault(
+      "turn.refused",
+      `the daemon of ${value?.node} still runs in the boot in which it took this turn and may yet reboot; stop it first, or use --force`,
+    );
   const turnId = value?.turn_id ?? contender.key.slice(space.line.length);
   const note = { node: value?.node ?? null, who: by.who, why: by.why, at: isoTime(by.at) };
   const lease = await store.grant(call("turn.release", signal), ENDED_TTL_SEC);
@@ -162,16 +177,29 @@ export async function release(
   });
   if (answer.succeeded) return;
   if (answer.reads[1]?.length)
-    throw new Fault("turn.refused", `the turn of ${value?.node} was taken within the last ${60} s and its reboot command may be about to run; try again in a minute`, { retry: "later" });
+    throw new Fault(
+      "turn.refused",
+      `the turn of ${value?.node} was taken within the last ${60} s and its reboot command may be about to run; try again in a minute`,
+      { retry: "later" },
+    );
   const gone = answer.reads[0]?.length === 0;
-  throw new Fault("turn.changed", gone ? "the turn has ended meanwhile" : "the turn has changed since it was shown; look at the queue again", { retry: "later" });
+  throw new Fault(
+    "turn.changed",
+    gone ? "the turn has ended meanwhile" : "the turn has changed since it was shown; look at the queue again",
+    { retry: "later" },
+  );
 }
 
 /**
  * Step 11: ends the turn of a machine that has been silent for too long, by policy instead of by an operator. Resolves to whether it
  * happened. `snap` shows the ghost's key, its silence, and an open policy.
  */
-export async function takeOver(ctx: TurnContext, ghost: Contender, snap: Snapshot, signal?: AbortSignal): Promise<boolean> {
+export async function takeOver(
+  ctx: TurnContext,
+  ghost: Contender,
+  snap: Snapshot,
+  signal?: AbortSignal,
+): Promise<boolean> {
   const { space, store, self, clock } = ctx;
   if (ghost.value === undefined) return false;
   const { machine, node, turn_id: turnId } = ghost.value;

@@ -27,11 +27,13 @@ function textFields(value: Record<string, unknown> | undefined, fields: readonly
   return value !== undefined && fields.every((field) => typeof value[field] === "string" && value[field] !== "");
 }
 
+/** A roster entry from its text, or undefined when it is none. */
 export function readRosterEntry(text: string): RosterEntry | undefined {
   const value = readObject(text);
   return textFields(value, ["node", "machine", "group"]) ? (value as unknown as RosterEntry) : undefined;
 }
 
+/** A live record from its text, or undefined when it is none. */
 export function readHealthRecord(text: string): HealthRecord | undefined {
   const value = readObject(text);
   const good = textFields(value, ["node", "machine"]) && typeof value?.["healthy"] === "boolean";

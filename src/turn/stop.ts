@@ -25,7 +25,13 @@ export async function setStop(
   store: Store,
   space: Keyspace,
   call: Call,
-  stop: { readonly who: string; readonly why: string; readonly now: number; readonly everywhere: boolean; readonly forSec?: number },
+  stop: {
+    readonly who: string;
+    readonly why: string;
+    readonly now: number;
+    readonly everywhere: boolean;
+    readonly forSec?: number;
+  },
 ): Promise<boolean> {
   const key = space.stops[stop.everywhere ? 0 : 1];
   const lease = stop.forSec === undefined ? undefined : await store.grant(call, stop.forSec);

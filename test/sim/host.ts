@@ -1,8 +1,9 @@
 /** A simulated machine and its daemon process: disk, boots, clocks, the reboot command, scripts; crashes and pauses at any call. */
-import { type Outcome, type State } from "../../src/reboot/machine.ts";
-import { runDaemon } from "../../src/reboot/daemon.ts";
-import type { HealthPhase, Ports, SeenRecord, TurnRecord } from "../../src/reboot/ports.ts";
+
 import type { Clock } from "../../src/kernel/clock.ts";
+import { runDaemon } from "../../src/reboot/daemon.ts";
+import type { Outcome, State } from "../../src/reboot/machine.ts";
+import type { HealthPhase, Ports, SeenRecord, TurnRecord } from "../../src/reboot/ports.ts";
 import { simStore } from "./network.ts";
 import type { NodePlan } from "./plan.ts";
 import type { World } from "./world.ts";
@@ -57,6 +58,10 @@ export class SimMachine {
     return `boot-${this.index}-${this.boot}`;
   }
 
+  write(part: SimMachine["disk"]): void {
+    this.disk = { ...this.disk, ...part };
+  }
+
   startDaemon(): void {
     if (!this.up || this.life?.alive) return;
     this.world.tell(`${this.name}: daemon starts (${this.bootId})`);
@@ -105,7 +110,8 @@ export class SimMachine {
     this.going = true;
     world.tell(`${this.name}: the system accepts the reboot`);
     const slow = chance.hit(world.rate("slowDown"));
-    if (chance.hit(0.8)) scheduler.in(chance.between(0, 2_000), () => this.boot === boot && this.life?.abort.abort(new Error("SIGTERM")));
+    if (chance.hit(0.8))
+      scheduler.in(chance.between(0, 2_000), () => this.boot === boot && this.life?.abort.abort(new Error("SIGTERM")));
     scheduler.in(slow ? chance.between(10_000, 120_000) : chance.between(100, 5_000), () => {
       if (this.boot !== boot || !this.up) return;
       world.oracle.goesDown(this);
@@ -191,10 +197,12 @@ export class Life {
         this.alive = false;
         machine.life = undefined;
         // A system that is going down does not start it again.
-        if (machine.up && !machine.going) world.scheduler.in(world.chance.between(200, 3_000), () => machine.startDaemon());
+        if (machine.up && !machine.going)
+          world.scheduler.in(world.chance.between(200, 3_000), () => machine.startDaemon());
       },
       (error: unknown) => {
-        if (this.alive) world.violate(`the daemon of ${machine.name} broke: ${error instanceof Error ? error.stack : String(error)}`);
+        if (this.alive)
+          world.violate(`the daemon of ${machine.name} broke: ${error instanceof Error ? error.stack : String(error)}`);
       },
     );
   }
@@ -273,7 +281,8 @@ export class Life {
       boottime: () => (scheduler.now - machine.bootAt) * drift,
       sleep: async (ms, signal) => {
         if (!this.strike("sleep")) return await never();
-        await this.pause(ms / drift, signal);
+        // No timer is finer than this; a wait of nothing would let time stand still.
+        await this.pause(Math.max(ms, 0.05) / drift, signal);
         if (signal?.aborted) throw signal.reason;
         if (!this.strike("waking")) await never();
       },
@@ -306,9 +315,9 @@ export class Life {
       self: { node: machine.name, machine: machine.hash, bootId: machine.bootId, pid: 1, slots: machine.plan.slots },
       memory: {
         loadTurn: () => this.does("read turn.json", 0.1, () => machine.disk.turn),
-        saveTurn: (turn) => this.does("write turn.json", chance.between(0.5, 20), () => void (machine.disk = { ...machine.disk, turn })),
+        saveTurn: (turn) => this.does("write turn.json", chance.between(0.5, 20), () => machine.write({ turn })),
         loadSeen: () => this.does("read seen", 0.1, () => machine.disk.seen),
-        saveSeen: (seen) => this.does("write seen", 1, () => void (machine.disk = { ...machine.disk, seen })),
+        saveSeen: (seen) => this.does("write seen", 1, () => machine.write({ seen })),
       },
       host: {
         launch: (turnId) => {
@@ -334,14 +343,28 @@ export class Life {
           return healthy ? { healthy, error: false } : { healthy, error: false, reason: `${phase} exit 1` };
         },
         detect: (signal) =>
-          this.does("detect", chance.between(5, 300), () => ({ required: machine.need, reason: "a new kernel", errors: [] }), signal),
+          this.does(
+            "detect",
+            chance.between(5, 300),
+            () => ({ required: machine.need, reason: "a new kernel", errors: [] }),
+            signal,
+          ),
         quick: () =>
           this.does("kill switch", 0.1, () => [
-            { name: "kill_switch" as const, open: !machine.killSwitch, why: machine.killSwitch ? "the file is there" : "" },
+            {
+              name: "kill_switch" as const,
+              open: !machine.killSwitch,
+              why: machine.killSwitch ? "the file is there" : "",
+            },
           ]),
       },
       settings: {
-        rules: { mode: "run", checkIntervalMs: plan.checkSec * 1000, ownDeadlineMs: 60_000, graceMs: plan.graceSec * 1000 },
+        rules: {
+          mode: "run",
+          checkIntervalMs: plan.checkSec * 1000,
+          ownDeadlineMs: 60_000,
+          graceMs: plan.graceSec * 1000,
+        },
         policy: {
           ...(plan.minUp > 0 && { minHealthyAbsolute: plan.minUp }),
           forbidIfOnlyFallbackLeft: false,

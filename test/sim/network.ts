@@ -80,7 +80,10 @@ export function simStore(world: World, life: Life): Store {
       const stop = () => inner.abort();
       signal.addEventListener("abort", stop, { once: true });
       try {
-        for await (const item of embeddedStore(world.engine).watch({ label: call.label, signal: inner.signal }, { ...options, from })) {
+        for await (const item of embeddedStore(world.engine).watch(
+          { label: call.label, signal: inner.signal },
+          { ...options, from },
+        )) {
           await life.pause(chance.between(0.3, 8), signal);
           while (!over() && world.isCut(machine)) await life.pause(500, signal);
           if (over()) return;
@@ -99,10 +102,12 @@ export function simStore(world: World, life: Life): Store {
   }
 
   return {
-    range: (call, key, rangeEnd) => send(call, false, (engine) => embeddedStore(engine).range({ label: call.label }, key, rangeEnd)),
+    range: (call, key, rangeEnd) =>
+      send(call, false, (engine) => embeddedStore(engine).range({ label: call.label }, key, rangeEnd)),
     txn: (call, request) => send(call, writes(request), (engine) => txn(engine, call, request)),
     grant: (call, ttlSec) => send(call, true, (engine) => embeddedStore(engine).grant({ label: call.label }, ttlSec)),
-    keepAlive: (call, lease) => send(call, false, (engine) => embeddedStore(engine).keepAlive({ label: call.label }, lease)),
+    keepAlive: (call, lease) =>
+      send(call, false, (engine) => embeddedStore(engine).keepAlive({ label: call.label }, lease)),
     revoke: (call, lease) => send(call, true, (engine) => embeddedStore(engine).revoke({ label: call.label }, lease)),
     watch,
     close: async () => undefined,

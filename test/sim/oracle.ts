@@ -53,17 +53,24 @@ export class Oracle {
     }
   }
 
-  #put(actor: Actor, op: { put: string; value: string; lease?: string; keepLease?: boolean }, group: number, before: Before): void {
+  #put(
+    actor: Actor,
+    op: { put: string; value: string; lease?: string; keepLease?: boolean },
+    group: number,
+    before: Before,
+  ): void {
     const value = readTurnValue(op.value);
     if (actor === "operator" || value === undefined) return;
     const was = before.line(group).find((contender) => contender.key === op.put);
     const leased = op.lease !== undefined || (op.keepLease === true && was?.permanent === false);
     if (leased) {
-      if (was === undefined && actor.unverified && actor.up) this.#fail(5, `${actor.name} is in line again before it was verified`);
+      if (was === undefined && actor.unverified && actor.up)
+        this.#fail(5, `${actor.name} is in line again before it was verified`);
       this.#permanent.delete(op.put);
       return;
     }
-    if (value.phase !== "rebooting") return this.#fail(5, `${actor.name} made its key permanent in phase ${value.phase}`);
+    if (value.phase !== "rebooting")
+      return this.#fail(5, `${actor.name} made its key permanent in phase ${value.phase}`);
     this.#fenced(actor, op.put, group, before);
   }
 
@@ -75,13 +82,16 @@ export class Oracle {
     const line = before.line(group);
     const at = line.findIndex((contender) => contender.key === key);
     const least = Math.min(...line.slice(0, at + 1).map((contender) => contender.value?.slots ?? 1));
-    if (at < 0 || at >= Math.min(least, actor.plan.slots)) this.#fail(6, `${actor.name} was fenced at place ${at} with ${least} slots`);
+    if (at < 0 || at >= Math.min(least, actor.plan.slots))
+      this.#fail(6, `${actor.name} was fenced at place ${at} with ${least} slots`);
     const space = world.spaces[group];
     if (space?.stops.some((stop) => before.has(stop))) this.#fail(3, `${actor.name} was fenced under a stop`);
-    if (world.scheduler.now < (this.#cooldownUntil[group] ?? 0)) this.#fail(3, `${actor.name} was fenced inside the cooldown`);
+    if (world.scheduler.now < (this.#cooldownUntil[group] ?? 0))
+      this.#fail(3, `${actor.name} was fenced inside the cooldown`);
     const others = world.machines.filter((m) => m !== actor);
     const up = others.filter((m) => !atRisk(m) && !this.holds(m)).length;
-    if (up < world.plan.minUp) this.#fail(3, `${actor.name} was fenced against policy: ${up} up, ${world.plan.minUp} wanted`);
+    if (up < world.plan.minUp)
+      this.#fail(3, `${actor.name} was fenced against policy: ${up} up, ${world.plan.minUp} wanted`);
     this.#permanent.set(key, { key, machine: actor.hash, group });
     actor.excused = false;
   }
@@ -99,11 +109,13 @@ export class Oracle {
       if (label === "turn.end") this.#cooldownUntil[turn.group] = owner.verifiedAt + world.plan.cooldownSec * 1000;
       return;
     }
-    if (actor !== "operator" && label !== "turn.takeover") this.#fail(4, `${actor.name} ended the turn of ${owner.name} (${label})`);
+    if (actor !== "operator" && label !== "turn.takeover")
+      this.#fail(4, `${actor.name} ended the turn of ${owner.name} (${label})`);
     const was = before.line(turn.group).find((contender) => contender.key === key);
     if (actor === "operator" && was?.mod !== world.shown.get(key))
       this.#fail(4, `an operator ended the turn of ${owner.name}, which he had been shown in another state`);
-    if (label === "turn.takeover" && before.alive(owner.hash)) this.#fail(4, `the turn of ${owner.name} was taken over while its daemon was alive`);
+    if (label === "turn.takeover" && before.alive(owner.hash))
+      this.#fail(4, `the turn of ${owner.name} was taken over while its daemon was alive`);
     world.tell(`store: the turn of ${owner.name} is ended by ${actor === "operator" ? "an operator" : actor.name}`);
     owner.excused = true;
   }
@@ -130,7 +142,9 @@ export class Oracle {
         least = Math.min(least, m.plan.slots);
       }
       if (count > least) {
-        const names = world.machines.filter((m) => m.plan.group === group && atRisk(m) && !m.excused).map((m) => m.name);
+        const names = world.machines
+          .filter((m) => m.plan.group === group && atRisk(m) && !m.excused)
+          .map((m) => m.name);
         this.#fail(1, `${count} machines are down or going down together (${names.join(", ")}), ${least} allowed`);
       }
     }

@@ -24,22 +24,32 @@ function forged(store: Store, label: string, forge: Forge): Store {
   return { ...store, txn: (call, txn) => (call.label === label ? forge(txn, send, call) : send(call, txn)) };
 }
 
-const forging = (label: string, forge: (ports: Ports) => Forge) => (ports: Ports): Ports => ({
-  ...ports,
-  store: forged(ports.store, label, forge(ports)),
-});
+const forging =
+  (label: string, forge: (ports: Ports) => Forge) =>
+  (ports: Ports): Ports => ({
+    ...ports,
+    store: forged(ports.store, label, forge(ports)),
+  });
 
 /** Leaves out the conditions that `unwanted` names. */
-const without = (unwanted: (condition: Compare, ports: Ports) => boolean) => (ports: Ports): Forge =>
-  (txn, send, call) => send(call, { ...txn, if: (txn.if ?? []).filter((condition) => !unwanted(condition, ports)) });
+const without =
+  (unwanted: (condition: Compare, ports: Ports) => boolean) =>
+  (ports: Ports): Forge =>
+  (txn, send, call) =>
+    send(call, { ...txn, if: (txn.if ?? []).filter((condition) => !unwanted(condition, ports)) });
 
 /** Changes what is put. */
-const rewriting = (change: (op: Op, ports: Ports) => Op | undefined) => (ports: Ports): Forge =>
+const rewriting =
+  (change: (op: Op, ports: Ports) => Op | undefined) =>
+  (ports: Ports): Forge =>
   (txn, send, call) =>
     send(call, { ...txn, then: (txn.then ?? []).map((op) => change(op, ports)).filter((op) => op !== undefined) });
 
 /** Changes what was read. */
-const misreading = (label: string, change: (reads: readonly (readonly KeyValue[])[], ports: Ports) => readonly (readonly KeyValue[])[]) =>
+const misreading = (
+  label: string,
+  change: (reads: readonly (readonly KeyValue[])[], ports: Ports) => readonly (readonly KeyValue[])[],
+) =>
   forging(label, (ports) => async (txn, send, call) => {
     const answer = await send(call, txn);
     return { ...answer, reads: change(answer.reads, ports) };
@@ -58,34 +68,53 @@ const operators = (plan: Plan): Plan => ({ ...plan, operator: 0.5, pause: 0.02, 
 export const PLANTS: readonly Plant[] = [
   {
     name: "skip the fence",
-    inside: forging("turn.fence", () => async (_, send, call) => ({ ...(await send({ ...call, label: "read" }, {})), succeeded: true })),
+    inside: forging("turn.fence", () => async (_, send, call) => ({
+      ...(await send({ ...call, label: "read" }, {})),
+      succeeded: true,
+    })),
   },
   {
     name: "keep the lease on the fenced key",
-    inside: forging("turn.fence", rewriting((op, { space }) =>
-      "put" in op && op.put.startsWith(space.line) ? { put: op.put, value: op.value, keepLease: true } : op)),
+    inside: forging(
+      "turn.fence",
+      rewriting((op, { space }) =>
+        "put" in op && op.put.startsWith(space.line) ? { put: op.put, value: op.value, keepLease: true } : op,
+      ),
+    ),
   },
   {
     name: "do not compare the stop in the fence",
-    inside: forging("turn.fence", without(({ key }, { space }) => space.stops.includes(key))),
+    inside: forging(
+      "turn.fence",
+      without(({ key }, { space }) => space.stops.includes(key)),
+    ),
     tune: (plan) => ({ ...plan, operator: 0.3, late: 0.15 }),
   },
   {
     name: "forget the cooldown",
     inside: (ports) => {
       const blind = misreading("turn.snapshot", (reads) => reads.map((kvs, i) => (i === 5 ? [] : kvs)))(ports);
-      return { ...blind, store: forged(blind.store, "turn.fence", without(({ key }) => key === ports.space.cooldown)(ports)) };
+      return {
+        ...blind,
+        store: forged(blind.store, "turn.fence", without(({ key }) => key === ports.space.cooldown)(ports)),
+      };
     },
     tune: (plan) => ({ ...plan, cooldownSec: 40 }),
   },
   {
     name: "do not compare health, roster and line in the fence",
-    inside: forging("turn.fence", without(({ rangeEnd, key }, { space }) => rangeEnd !== undefined && key !== space.cooldown)),
+    inside: forging(
+      "turn.fence",
+      without(({ rangeEnd, key }, { space }) => rangeEnd !== undefined && key !== space.cooldown),
+    ),
     tune: twoGroups,
   },
   {
     name: "do not write down into the live record with the fence",
-    inside: forging("turn.fence", rewriting((op, { space }) => ("put" in op && op.put.startsWith(space.health) ? undefined : op))),
+    inside: forging(
+      "turn.fence",
+      rewriting((op, { space }) => ("put" in op && op.put.startsWith(space.health) ? undefined : op)),
+    ),
     tune: twoGroups,
   },
   {
@@ -125,7 +154,9 @@ export const PLANTS: readonly Plant[] = [
       probes: {
         ...ports.probes,
         health: (phase, lock, signal): Promise<HealthVerdict> =>
-          phase === "post-reboot" ? Promise.resolve({ healthy: true, error: false }) : ports.probes.health(phase, lock, signal),
+          phase === "post-reboot"
+            ? Promise.resolve({ healthy: true, error: false })
+            : ports.probes.health(phase, lock, signal),
       },
     }),
   },
@@ -235,7 +266,10 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: "let a late health report overwrite the down of the fence",
-    inside: forging("live.report", without(() => true)),
+    inside: forging(
+      "live.report",
+      without(() => true),
+    ),
     tune: (plan) => ({ ...twoGroups(plan), late: 0.3, loss: 0.05 }),
   },
   {

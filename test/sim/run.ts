@@ -14,7 +14,9 @@ const { values } = parseArgs({
 });
 const first = Number(values.seed ?? 1);
 const rounds = Number(values.rounds ?? (values.seed ? 1 : 1000));
-const named = PLANTS.filter((plant) => values.plants || (values.plant !== undefined && plant.name.includes(values.plant)));
+const named = PLANTS.filter(
+  (plant) => values.plants || (values.plant !== undefined && plant.name.includes(values.plant)),
+);
 
 /** The first seed that breaks an invariant. */
 function firstViolation(plant: Plant | undefined): { seed: number; fences: number; steps: number; violation?: string } {
@@ -43,7 +45,9 @@ let failed = false;
 if (named.length > 0) {
   for (const plant of named) {
     const { seed, violation } = firstViolation(plant);
-    console.log(`${violation ? `caught in round ${seed - first + 1}` : "NOT CAUGHT"}: ${plant.name}${violation ? ` (${violation})` : ""}`);
+    console.log(
+      `${violation ? `caught in round ${seed - first + 1}` : "NOT CAUGHT"}: ${plant.name}${violation ? ` (${violation})` : ""}`,
+    );
     if (violation && values.story) tell(seed, plant);
     failed ||= violation === undefined;
   }

@@ -2,18 +2,18 @@
 import { Database } from "bun:sqlite";
 import type { Clock } from "../../src/kernel/clock.ts";
 import { Fault } from "../../src/kernel/errors.ts";
+import type { Ports } from "../../src/reboot/ports.ts";
+import { toBytes } from "../../src/store/bytes.ts";
 import { EmbeddedEngine } from "../../src/store/embedded.ts";
 import { keyValue } from "../../src/store/embedded-store.ts";
-import { toBytes } from "../../src/store/bytes.ts";
 import type { KeyValue } from "../../src/store/store.ts";
-import type { Ports } from "../../src/reboot/ports.ts";
 import { keyspace } from "../../src/turn/keys.ts";
 import { release, showLine } from "../../src/turn/recover.ts";
 import { clearStop, setStop } from "../../src/turn/stop.ts";
 import { type Life, SimMachine } from "./host.ts";
 import { atRisk, Oracle, operatorStore } from "./oracle.ts";
-import type { Plant } from "./plants.ts";
 import { type Plan, planOf } from "./plan.ts";
+import type { Plant } from "./plants.ts";
 import { Chance, Scheduler } from "./scheduler.ts";
 
 /** How long the line may take to drain once faults have stopped, ms. */
@@ -28,7 +28,16 @@ export interface RoundResult {
   readonly story: readonly string[];
 }
 
-type Rate = "loss" | "late" | "commandHangs" | "commandFails" | "comesToNothing" | "slowDown" | "slowBoot" | "neverBack" | "sick";
+type Rate =
+  | "loss"
+  | "late"
+  | "commandHangs"
+  | "commandFails"
+  | "comesToNothing"
+  | "slowDown"
+  | "slowBoot"
+  | "neverBack"
+  | "sick";
 
 export class World {
   readonly scheduler = new Scheduler();
@@ -121,13 +130,21 @@ export class World {
     while (this.violation === undefined && scheduler.step()) {
       this.oracle.check();
       if ((scheduler.steps & 15) === 0 && this.#drained()) break;
-      if (scheduler.now > plan.faultsUntil + DRAIN_MS) this.violate(`invariant 7: the line does not drain: ${this.#stuck()}`);
+      if (scheduler.now > plan.faultsUntil + DRAIN_MS)
+        this.violate(`invariant 7: the line does not drain: ${this.#stuck()}`);
     }
     for (const m of machines) if (m.life) m.life.alive = false;
     this.engine.close();
     this.#db.close();
     const { violation, story } = this;
-    return { seed: plan.seed, violation, steps: scheduler.steps, simulatedMs: scheduler.now, fences: this.oracle.fences, story };
+    return {
+      seed: plan.seed,
+      violation,
+      steps: scheduler.steps,
+      simulatedMs: scheduler.now,
+      fences: this.oracle.fences,
+      story,
+    };
   }
 
   #pending(m: SimMachine): boolean {
@@ -144,7 +161,9 @@ export class World {
 
   #stuck(): string {
     const pending = this.machines.filter((m) => this.#pending(m));
-    return pending.map((m) => `${m.name} ${m.state} ${m.outcome ?? ""}${m.up ? "" : " down"}${m.need ? " wants" : ""}`).join("; ");
+    return pending
+      .map((m) => `${m.name} ${m.state} ${m.outcome ?? ""}${m.up ? "" : " down"}${m.need ? " wants" : ""}`)
+      .join("; ");
   }
 
   /** Faults that strike the world and not a call. */
@@ -155,7 +174,8 @@ export class World {
     const m = chance.pick(this.machines);
     if (chance.hit(plan.partition)) this.#cut(m, chance.between(1_000, chance.pick([10_000, 60_000])));
     if (chance.hit(plan.storeRestart)) this.#restartStore();
-    if (chance.hit(plan.clockJump)) m.clockShift += chance.pick([3_600_000, -3_600_000, 86_400_000 * 3_650, -86_400_000]);
+    if (chance.hit(plan.clockJump))
+      m.clockShift += chance.pick([3_600_000, -3_600_000, 86_400_000 * 3_650, -86_400_000]);
     if (chance.hit(plan.killSwitch)) {
       m.killSwitch = true;
       scheduler.in(chance.between(500, 30_000), () => {
@@ -256,7 +276,10 @@ export class World {
 }
 
 /** Runs the round of a seed; `recording` keeps the story. */
-export function runRound(seed: number, options: { readonly plant?: Plant | undefined; readonly recording?: boolean } = {}): RoundResult {
+export function runRound(
+  seed: number,
+  options: { readonly plant?: Plant | undefined; readonly recording?: boolean } = {},
+): RoundResult {
   const plan = planOf(seed);
   return new World(options.plant?.tune?.(plan) ?? plan, options.plant, options.recording ?? false).run();
 }
