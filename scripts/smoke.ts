@@ -43,7 +43,10 @@ const TRIES: Readonly<Record<string, (folder: string) => string | undefined>> = 
     // The example names a health script that a machine which has just got the package does not have yet.
     const example = readFileSync(`${root}/examples/config.yaml`, "utf8");
     const config = `${folder}/config.yaml`;
-    writeFileSync(config, example.replaceAll("/etc/reboot-coordinator/", `${folder}/`));
+    // Nor does every container have a machine id.
+    writeFileSync(`${folder}/machine-id`, "0123456789abcdef0123456789abcdef\n");
+    const mine = `\nmachine_id_file: ${folder}/machine-id\n`;
+    writeFileSync(config, example.replaceAll("/etc/reboot-coordinator/", `${folder}/`) + mine);
     const check = () => start(folder, ["reboot-coordinator", "validate-config", "--config", config]);
     const without = check();
     if (without.code !== 2 || !without.stderr.includes("health_script")) return told("reboot-coordinator", without);
