@@ -12,6 +12,7 @@ import { fileMemory } from "./reboot/memory.ts";
 import type { DaemonSettings, Ports } from "./reboot/ports.ts";
 import { type NodeProbes, realProbes } from "./reboot/probes.ts";
 import type { RebootSettings } from "./reboot/settings.ts";
+import { lockDirectory } from "./store/embedded-lock.ts";
 import { openNodeStore } from "./store/open.ts";
 import { namespaced, type Store } from "./store/store.ts";
 import type { Self } from "./turn/context.ts";
@@ -37,9 +38,18 @@ export function wireLog(choice: LogChoice, clock: Clock = realClock()): Log {
 /** The store of these settings, below its namespace. `daemon`: with no etcd_endpoints it is opened in this process; a command asks the daemon that has it. */
 export async function wireStore(
   settings: RebootSettings,
-  options: { readonly clock: Clock; readonly log: Log; readonly daemon: boolean },
+  options: {
+    readonly clock: Clock;
+    readonly log: Log;
+    readonly daemon: boolean;
+    readonly processEnv: NodeOptions["processEnv"];
+  },
 ): Promise<{ readonly store: Store; readonly alone: boolean }> {
-  const { store, alone } = await openNodeStore(settings.store, options);
+  const { store, alone } = await openNodeStore(settings.store, {
+    ...options,
+    env: options.processEnv,
+    program: "rota reboot run",
+  });
   return { store: namespaced(store, namespacePrefix(settings.store.etcd_namespace)), alone };
 }
 
@@ -50,6 +60,11 @@ export interface NodeOptions {
   readonly daemon: boolean;
   readonly skipHealth?: boolean;
   readonly skipLock?: boolean;
+}
+
+/** Makes sure that no other daemon works with this state_dir. Faults `state.*`. */
+export function wireStateLock(settings: RebootSettings): { release(): void } {
+  return lockDirectory(settings.store.state_dir, "daemon", "rota reboot run", realClock());
 }
 
 /** The probes alone, for commands that ask neither store nor host. */
@@ -89,7 +104,7 @@ export async function wireNode(
   const self = await identity(settings);
   const dryRun = mode !== "run";
   const probes = wireProbes(settings, options);
-  const { store, alone } = await wireStore(settings, { clock, log, daemon: options.daemon });
+  const { store, alone } = await wireStore(settings, { clock, log, daemon: options.daemon, processEnv });
   const host = realHost({
     run,
     clock,

@@ -14,13 +14,13 @@ import type * as commands from "./reboot.ts";
 /** Opens the store of the configuration for the time of `work`. */
 async function withStore<T>(
   config: string,
-  ctx: Pick<Context, "stderr">,
+  ctx: Pick<Context, "stderr" | "env">,
   work: (store: Store, space: Keyspace) => Promise<T>,
 ): Promise<T> {
   const { settings } = loadSettings({ path: config });
   const clock = wireClock();
   const log = wireLog({ write: (line) => ctx.stderr.write(line), level: "warn", json: false, node: settings.nodeName });
-  const { store } = await wireStore(settings, { clock, log, daemon: false });
+  const { store } = await wireStore(settings, { clock, log, daemon: false, processEnv: ctx.env });
   try {
     return await work(store, keyspace(settings.lockKey));
   } finally {

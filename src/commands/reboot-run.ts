@@ -4,7 +4,7 @@ import { inWords } from "../kernel/config.ts";
 import type { Level } from "../kernel/log.ts";
 import { runDaemon } from "../reboot/daemon.ts";
 import { loadSettings } from "../reboot/settings.ts";
-import { wireLog, wireNode } from "../wire.ts";
+import { wireLog, wireNode, wireStateLock } from "../wire.ts";
 import type { ContextOf } from "./command.ts";
 import type { run } from "./reboot.ts";
 import { blockingCode, exitCodeOf } from "./reboot-exits.ts";
@@ -21,6 +21,7 @@ export async function runNode(ctx: ContextOf<typeof run>): Promise<number> {
   });
   for (const warning of warnings) log("warn", "config_warning", inWords(warning));
   const mode = flags.once ? "once" : flags["dry-run"] || settings.dryRun ? "dry" : "run";
+  const lock = wireStateLock(settings);
   const node = await wireNode(settings, { mode, log, processEnv: env, daemon: true });
   try {
     log("info", "started", mode === "dry" ? "dry run: the reboot command will not be run" : "", {
@@ -49,5 +50,6 @@ export async function runNode(ctx: ContextOf<typeof run>): Promise<number> {
     return exitCodeOf(outcome);
   } finally {
     await node.store.close();
+    lock.release();
   }
 }
