@@ -48,6 +48,8 @@ export function openStoreFile(options: StoreFileOptions): StoreFile {
   let db: Database;
   try {
     mkdirSync(stateDir, { recursive: true, mode: 0o700 });
+    // It holds what every node writes, and the hashes of passwords: for nobody else, also in a directory that others may enter.
+    if (!existsSync(path)) closeSync(openSync(path, "a", 0o600));
     db = new Database(path, { create: true, readwrite: true });
   } catch (cause) {
     throw new Fault("store.unreadable", `cannot open ${path}`, { cause });

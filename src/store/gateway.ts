@@ -19,7 +19,7 @@ import {
   txnOf,
 } from "./gateway-json.ts";
 import { WatchStream } from "./gateway-watch.ts";
-import { CODE, httpStatus, Refusal } from "./status.ts";
+import { CODE, httpStatus, Refusal, refuse } from "./status.ts";
 import { ANYBODY, type Principal, type Users } from "./users.ts";
 
 export interface GatewayOptions {
@@ -31,6 +31,8 @@ export interface GatewayOptions {
   readonly listen: { readonly hostname: string; readonly port: number } | { readonly unix: string };
   /** PEM texts. With a client CA only clients with its certificate get in. */
   readonly tls?: { readonly cert: string; readonly key: string; readonly clientCa?: string };
+  /** Nobody gets in while authentication is off: a root user who turned it off would open the store to the network. */
+  readonly closed?: boolean;
   /** What comes in here is the operator's own: no token is asked for, everything is allowed. */
   readonly trusted?: boolean;
   /** More calls by path (below /), for what etcd does not know; only for trusted listeners. */
@@ -77,7 +79,10 @@ export function startGateway(options: GatewayOptions): Gateway {
       return text(404, "Not Found\n");
     if (request.method !== "POST") return text(405, "Method Not Allowed\n");
     const token = request.headers.get("authorization") ?? undefined;
-    const who = () => (options.trusted === true ? ANYBODY : users.principal(token));
+    const who = () => {
+      if (options.closed === true && !users.enabled) throw refuse("noUser");
+      return options.trusted === true ? ANYBODY : users.principal(token);
+    };
     if (name === "watch") {
       server.timeout(request, 0);
       const stream = new WatchStream({ engine, clock: options.clock, log, who, header });
