@@ -118,7 +118,7 @@ export class Apply {
 
   /** Deletes every key of a lease that ends. */
   dropLeased(lease: Int64): void {
-    for (const key of this.#tables.keysOfLease(lease)) this.#drop(key, undefined);
+    for (const key of this.#tables.keysOfLease(lease)) this.#drop(key, this.#tables.get(key));
   }
 
   #checkRevision(revision: number): void {

@@ -45,7 +45,9 @@ export class WatchHub {
       const { request } = watcher;
       if (revision < request.from) continue;
       const mine = events.filter((event) => wanted(event, request) && within(event.row.key, request.key, request.end));
-      if (mine.length > 0) watcher.tell({ kind: "events", revision, events: mine });
+      if (mine.length === 0) continue;
+      const told = request.prev === true ? mine : mine.map(({ type, row }) => ({ type, row }));
+      watcher.tell({ kind: "events", revision, events: told });
     }
   }
 
