@@ -23,7 +23,7 @@ check: node_modules/.installed ## format, lint, types, lock file
 	@$(bun) scripts/check.ts
 
 sim: node_modules/.installed ## whole fleets on simulated time: make sim SEED=7 ROUNDS=1000
-	@$(bun) test/sim/run.ts $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	@$(bun) test/sim/run.ts --jobs $(or $(JOBS),2) $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PLANT),--plant "$(PLANT)" --story)
 
 build: node_modules/.installed ## the executable for each architecture, into dist/
 	@$(bun) scripts/build.ts

@@ -1,60 +1,115 @@
-/** make sim: many rounds, or one with its story, or the planted faults. Options: --seed N --rounds N --story --plants [NAME]. */
+/** make sim: many rounds, or one with its story, or the planted faults. Options: --seed N --rounds N --jobs N --story --plant NAME --plants. */
 import { parseArgs } from "node:util";
 import { PLANTS, type Plant } from "./plants.ts";
 import { runRound } from "./world.ts";
 
-const { values } = parseArgs({
-  options: {
-    seed: { type: "string" },
-    rounds: { type: "string" },
-    story: { type: "boolean" },
-    plant: { type: "string" },
-    plants: { type: "boolean" },
-  },
-});
-const first = Number(values.seed ?? 1);
-const rounds = Number(values.rounds ?? (values.seed ? 1 : 1000));
-const named = PLANTS.filter(
-  (plant) => values.plants || (values.plant !== undefined && plant.name.includes(values.plant)),
-);
+interface Tally {
+  readonly rounds: number;
+  readonly fences: number;
+  readonly steps: number;
+  /** The first seed that broke an invariant. */
+  readonly broken?: { readonly seed: number; readonly violation: string };
+}
 
-/** The first seed that breaks an invariant. */
-function firstViolation(plant: Plant | undefined): { seed: number; fences: number; steps: number; violation?: string } {
+/** Runs the rounds of `rounds` seeds from `first` on, until one breaks an invariant. */
+export function search(first: number, rounds: number, plant?: Plant): Tally {
   let steps = 0;
   let fences = 0;
   for (let seed = first; seed < first + rounds; seed++) {
     const result = runRound(seed, { plant });
     steps += result.steps;
     fences += result.fences;
-    if (result.violation !== undefined) return { seed, fences, steps, violation: result.violation };
+    const { violation } = result;
+    if (violation !== undefined) return { rounds: seed - first + 1, fences, steps, broken: { seed, violation } };
   }
-  return { seed: first + rounds - 1, fences, steps };
+  return { rounds, fences, steps };
 }
 
-function tell(seed: number, plant: Plant | undefined): void {
+/** The same, cut into pieces for several processes. */
+async function searchTogether(first: number, rounds: number, jobs: number): Promise<Tally> {
+  const size = Math.ceil(rounds / jobs);
+  const pieces = Array.from({ length: jobs }, (_, i) => ({
+    first: first + i * size,
+    rounds: Math.min(size, rounds - i * size),
+  })).filter((piece) => piece.rounds > 0);
+  const tallies = await Promise.all(
+    pieces.map(async (piece): Promise<Tally> => {
+      const words = ["--seed", String(piece.first), "--rounds", String(piece.rounds), "--json"];
+      const child = Bun.spawn([process.execPath, import.meta.path, ...words], { stdout: "pipe", stderr: "inherit" });
+      const text = await new Response(child.stdout).text();
+      if (text === "") throw new Error(`the rounds from seed ${piece.first} on ended with code ${await child.exited}`);
+      return JSON.parse(text) as Tally;
+    }),
+  );
+  const sum = (pick: (tally: Tally) => number) => tallies.reduce((total, tally) => total + pick(tally), 0);
+  const broken = tallies.find((tally) => tally.broken)?.broken;
+  return {
+    rounds: sum((t) => t.rounds),
+    fences: sum((t) => t.fences),
+    steps: sum((t) => t.steps),
+    ...(broken && { broken }),
+  };
+}
+
+/** The story of one round: its last events, or all of them. */
+export function tell(seed: number, plant: Plant | undefined, whole: boolean): string {
   const { story, steps, violation } = runRound(seed, { plant, recording: true });
-  const which = plant ? ` PLANT="${plant.name}"` : "";
-  console.log(values.story ? story.join("\n") : story.slice(-60).join("\n"));
-  console.log(`seed ${seed}, step ${steps}: ${violation ?? "every invariant held"}`);
-  console.log(`again: make sim SEED=${seed} ROUNDS=1${which}`);
+  const again = `make sim SEED=${seed} ROUNDS=1${plant ? ` PLANT="${plant.name}"` : ""}`;
+  const lines = whole ? story : story.slice(-60);
+  return [...lines, `seed ${seed}, step ${steps}: ${violation ?? "every invariant held"}`, `again: ${again}`].join(
+    "\n",
+  );
 }
 
-const began = performance.now();
-const seconds = () => ((performance.now() - began) / 1000).toFixed(1);
-let failed = false;
-if (named.length > 0) {
-  for (const plant of named) {
-    const { seed, violation } = firstViolation(plant);
+function tryPlants(plants: readonly Plant[], first: number, rounds: number, story: boolean): boolean {
+  let caught = true;
+  for (const plant of plants) {
+    const { broken } = search(first, rounds, plant);
     console.log(
-      `${violation ? `caught in round ${seed - first + 1}` : "NOT CAUGHT"}: ${plant.name}${violation ? ` (${violation})` : ""}`,
+      broken
+        ? `caught in round ${broken.seed - first + 1}: ${plant.name} (${broken.violation})`
+        : `NOT CAUGHT in ${rounds} rounds: ${plant.name}`,
     );
-    if (violation && values.story) tell(seed, plant);
-    failed ||= violation === undefined;
+    if (broken && story) console.log(tell(broken.seed, plant, false));
+    caught &&= broken !== undefined;
   }
-} else {
-  const { seed, fences, steps, violation } = firstViolation(undefined);
-  failed = violation !== undefined;
-  if (failed || values.story) tell(seed, undefined);
-  else console.log(`${rounds} rounds, ${fences} reboots, ${steps} steps in ${seconds()} s: every invariant held`);
+  return caught;
 }
-process.exit(failed ? 1 : 0);
+
+async function main(): Promise<number> {
+  const { values } = parseArgs({
+    options: {
+      seed: { type: "string" },
+      rounds: { type: "string" },
+      jobs: { type: "string" },
+      plant: { type: "string" },
+      plants: { type: "boolean" },
+      story: { type: "boolean" },
+      json: { type: "boolean" },
+    },
+  });
+  // Without a seed every run looks elsewhere; the seed is said, so that it can be looked at again.
+  const first = Number(values.seed ?? Math.floor(Math.random() * 1e9));
+  const rounds = Number(values.rounds ?? (values.seed === undefined ? 1000 : 1));
+  const named = PLANTS.filter(
+    ({ name }) => values.plants || (values.plant !== undefined && name.includes(values.plant)),
+  );
+  if (values.plant !== undefined && named.length === 0)
+    throw new Error(`no planted fault is named like "${values.plant}"`);
+  if (named.length > 0) return tryPlants(named, first, rounds, values.story ?? false) ? 0 : 1;
+  const began = performance.now();
+  const jobs = Number(values.jobs ?? 1);
+  const tally = jobs > 1 ? await searchTogether(first, rounds, jobs) : search(first, rounds);
+  if (values.json) console.log(JSON.stringify(tally));
+  else if (tally.broken) console.log(tell(tally.broken.seed, undefined, values.story ?? false));
+  else if (values.story) console.log(tell(first, undefined, true));
+  else {
+    const seconds = ((performance.now() - began) / 1000).toFixed(1);
+    console.log(
+      `${tally.rounds} rounds from seed ${first}: ${tally.fences} reboots, ${tally.steps} steps in ${seconds} s; every invariant held`,
+    );
+  }
+  return tally.broken ? 1 : 0;
+}
+
+if (import.meta.main) process.exit(await main());
