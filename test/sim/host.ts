@@ -37,7 +37,8 @@ export class SimMachine {
   verifiedAt = 0;
   /** Requests that a partition holds up. */
   held: (() => void)[] = [];
-  cutUntil = 0;
+  /** End of a partition, ms, for what it sends and for what it is sent. */
+  cutUntil = { out: 0, in: 0 };
   clockShift: number;
   disk: { turn?: TurnRecord; seen?: SeenRecord } = {};
   life: Life | undefined;

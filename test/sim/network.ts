@@ -36,7 +36,7 @@ export function simStore(world: World, life: Life): Store {
         settle(() => reject((write ? unknown : away)(`${call.label}: no answer in time`))),
       );
       const answer = (act: () => void) => {
-        if (world.isCut(machine) || chance.hit(world.rate("loss"))) {
+        if (world.isCut(machine, "in") || chance.hit(world.rate("loss"))) {
           if (write) world.tell(`net: the answer to ${machine.name}'s ${call.label} is lost`);
           return;
         }
@@ -52,7 +52,7 @@ export function simStore(world: World, life: Life): Store {
         );
       };
       const travel = () => {
-        if (!world.isCut(machine)) return arrive();
+        if (!world.isCut(machine, "out")) return arrive();
         if (!write || chance.hit(0.4)) return;
         world.tell(`net: ${machine.name}'s ${call.label} is held up by the partition`);
         machine.held.push(arrive);
@@ -75,7 +75,7 @@ export function simStore(world: World, life: Life): Store {
     const signal = call.signal ?? new AbortController().signal;
     const over = () => signal.aborted || !life.alive;
     while (!over()) {
-      while (!over() && (world.isCut(machine) || world.storeDown)) await life.pause(500, signal);
+      while (!over() && (world.isCut(machine, "out") || world.storeDown)) await life.pause(500, signal);
       const inner = new AbortController();
       const stop = () => inner.abort();
       signal.addEventListener("abort", stop, { once: true });
@@ -85,7 +85,7 @@ export function simStore(world: World, life: Life): Store {
           { ...options, from },
         )) {
           await life.pause(chance.between(0.3, 8), signal);
-          while (!over() && world.isCut(machine)) await life.pause(500, signal);
+          while (!over() && world.isCut(machine, "in")) await life.pause(500, signal);
           if (over()) return;
           yield item;
           if (item.kind === "lost") return;

@@ -87,8 +87,9 @@ export class World {
     this.tell(`VIOLATION of ${text}`);
   }
 
-  isCut(m: SimMachine): boolean {
-    return this.scheduler.now < m.cutUntil;
+  /** Nothing gets through between this machine and the store: what it sends (out), or what it is sent (in). */
+  isCut(m: SimMachine, way: "out" | "in"): boolean {
+    return this.scheduler.now < m.cutUntil[way];
   }
 
   /** Reads the store as it is, past every fault. */
@@ -191,13 +192,14 @@ export class World {
   }
 
   #cut(m: SimMachine, ms: number): void {
-    this.tell(`net: ${m.name} is cut off for ${Math.round(ms)} ms`);
-    m.cutUntil = Math.max(m.cutUntil, this.scheduler.now + ms);
+    const ways = this.chance.pick([["out", "in"], ["out", "in"], ["out"], ["in"]] as const);
+    this.tell(`net: ${m.name} is cut off (${ways.join(" and ")}) for ${Math.round(ms)} ms`);
+    for (const way of ways) m.cutUntil[way] = Math.max(m.cutUntil[way], this.scheduler.now + ms);
     this.scheduler.in(ms, () => this.#uncut(m));
   }
 
   #uncut(m: SimMachine): void {
-    if (this.isCut(m)) return;
+    if (this.isCut(m, "out")) return;
     const { held } = m;
     m.held = [];
     for (const arrive of held) this.scheduler.in(this.chance.between(0, 3_000), arrive);
@@ -258,7 +260,7 @@ export class World {
     for (const m of this.machines) {
       m.killSwitch = false;
       m.healthyFrom = Math.min(m.healthyFrom, scheduler.now + 20_000);
-      m.cutUntil = 0;
+      m.cutUntil = { out: 0, in: 0 };
       this.#uncut(m);
       if (!m.up) scheduler.in(chance.between(1_000, 60_000), () => m.comeUp());
       else if (!m.life) scheduler.in(chance.between(1_000, 10_000), () => m.startDaemon());
