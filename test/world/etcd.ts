@@ -19,6 +19,11 @@ export interface EtcdSpec {
   readonly tls?: "mutual" | "server";
   /** Turns etcd's authentication on, with a root user and these. */
   readonly auth?: { readonly rootPassword: string; readonly users: readonly EtcdUser[] };
+  /**
+   * A member on each of these addresses instead of loopback, in a network namespace: `within` are the words that start a program there.
+   * The test itself reaches the members over unix sockets.
+   */
+  readonly lan?: { readonly addresses: readonly string[]; readonly within: readonly string[] };
   /** More words for the command line, e.g. `--auth-token-ttl=2`. */
   readonly args?: readonly string[];
 }
@@ -26,6 +31,8 @@ export interface EtcdSpec {
 export interface EtcdMember {
   readonly name: string;
   readonly endpoint: string;
+  /** What `fetch` has to be given besides the endpoint for the test to get there. */
+  readonly reach: Reach;
   /** Of the running process; undefined while it is down. */
   readonly pid: number | undefined;
   readonly logFile: string;
@@ -59,28 +66,36 @@ export interface EtcdCluster {
   stop(): Promise<void>;
 }
 
-type TlsInit = { tls?: { ca: string; cert: string; key: string } };
+type Reach = Init & { unix?: string };
+type Init = { tls?: { ca: string; cert: string; key: string } };
+
+interface Where {
+  readonly host: string;
+  readonly client: number;
+  readonly peer: number;
+}
 
 /** Starts a cluster and waits until it has a leader. */
 export async function startEtcd(spec: EtcdSpec = {}): Promise<EtcdCluster> {
   const dir = mkdtempSync(join(tmpdir(), "rota-etcd-"));
-  const pki = spec.tls === undefined ? undefined : await makePki(join(dir, "pki"));
-  const init: TlsInit = pki === undefined ? {} : { tls: { ca: pki.ca, cert: pki.client.cert, key: pki.client.key } };
-  const names = Array.from({ length: spec.members ?? 1 }, (_, i) => `m${i}`);
-  const ports = await Promise.all(names.map(async () => ({ client: await freePort(), peer: await freePort() })));
-  const initial = names.map((name, i) => `${name}=http://127.0.0.1:${ports[i]?.peer}`).join(",");
-  const members = names.map((name, i) => member(name, ports[i]!, initial, dir, spec, pki, init));
+  const pki = spec.tls === undefined ? undefined : await makePki(join(dir, "pki"), spec.lan?.addresses);
+  const init: Init = pki === undefined ? {} : { tls: { ca: pki.ca, cert: pki.client.cert, key: pki.client.key } };
+  const places = spec.lan
+    ? spec.lan.addresses.map((host) => ({ host, client: 2379, peer: 2380 }))
+    : await Promise.all(Array.from({ length: spec.members ?? 1 }, onLoopback));
+  const initial = places.map(({ host, peer }, i) => `m${i}=http://${host}:${peer}`).join(",");
+  const members = places.map((place, i) => member(`m${i}`, place, initial, dir, spec, pki, init));
   const cluster: EtcdCluster = {
     endpoints: members.map((m) => m.endpoint),
     members,
     pki,
     dir,
     post: (path, body, options) =>
-      post(options?.member ?? members.find((m) => m.pid !== undefined)!, path, body, init, options?.token),
+      post(options?.member ?? members.find((m) => m.pid !== undefined)!, path, body, options?.token),
     async leader() {
       return await until("a leader", async () => {
         for (const m of members.filter((each) => each.pid !== undefined)) {
-          const status = (await post(m, "/v3/maintenance/status", {}, init)) as {
+          const status = (await post(m, "/v3/maintenance/status", {})) as {
             leader?: string;
             header?: { member_id?: string };
           };
@@ -104,28 +119,36 @@ export async function startEtcd(spec: EtcdSpec = {}): Promise<EtcdCluster> {
   return cluster;
 }
 
+async function onLoopback(): Promise<Where> {
+  return { host: "127.0.0.1", client: await freePort(), peer: await freePort() };
+}
+
 function member(
   name: string,
-  port: { client: number; peer: number },
+  { host, client, peer: peerPort }: Where,
   initial: string,
   dir: string,
   spec: EtcdSpec,
   pki: Pki | undefined,
-  init: TlsInit,
+  init: Init,
 ): EtcdMember {
   const scheme = pki === undefined ? "http" : "https";
-  const endpoint = `${scheme}://127.0.0.1:${port.client}`;
-  const peer = `http://127.0.0.1:${port.peer}`;
+  const endpoint = `${scheme}://${host}:${client}`;
+  const peer = `http://${host}:${peerPort}`;
   const logFile = join(dir, `${name}.log`);
   const data = join(dir, name);
   const argv = [
+    ...(spec.lan?.within ?? []),
     ...["etcd", "--name", name, "--data-dir", data, "--logger", "zap", "--log-level", "warn"],
-    ...["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint],
+    // etcd takes the socket's name from host and port, below the folder it is started in.
+    ...["--listen-client-urls", spec.lan ? `${endpoint},unix${pki ? "s" : ""}://${name}:1` : endpoint],
+    ...["--advertise-client-urls", endpoint],
     ...["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", initial],
     ...(pki === undefined ? [] : ["--cert-file", pki.server.certFile, "--key-file", pki.server.keyFile]),
     ...(spec.tls === "mutual" && pki !== undefined ? ["--client-cert-auth", "--trusted-ca-file", pki.caFile] : []),
     ...(spec.args ?? []),
   ];
+  const reach: Reach = spec.lan ? { ...init, unix: join(dir, `${name}:1`) } : init;
   let running: Bun.Subprocess | undefined;
   const end = async (signal: NodeJS.Signals) => {
     const process = running;
@@ -137,6 +160,7 @@ function member(
   const self: EtcdMember = {
     name,
     endpoint,
+    reach,
     logFile,
     get pid() {
       return running?.pid;
@@ -145,7 +169,8 @@ function member(
     stop: () => end("SIGTERM"),
     async start(options = {}) {
       const log = openSync(logFile, "a");
-      const process = Bun.spawn(argv, { stdin: "ignore", stdout: log, stderr: log, env: { PATH: Bun.env.PATH ?? "" } });
+      const env = { PATH: Bun.env.PATH ?? "" };
+      const process = Bun.spawn(argv, { cwd: dir, stdin: "ignore", stdout: log, stderr: log, env });
       closeSync(log);
       running = process;
       if (options.wait === false) return;
@@ -153,7 +178,7 @@ function member(
         `etcd ${name} to be healthy`,
         async () => {
           if (process.exitCode !== null) throw new Error(`etcd ended: ${readFileSync(logFile, "utf8").slice(-2000)}`);
-          const response = await fetch(`${endpoint}/health`, { ...init, signal: AbortSignal.timeout(2000) });
+          const response = await fetch(`${endpoint}/health`, { ...reach, signal: AbortSignal.timeout(2000) });
           return ((await response.json()) as { health?: string }).health === "true";
         },
         30_000,
@@ -166,13 +191,13 @@ function member(
   return self;
 }
 
-async function post(to: EtcdMember, path: string, body: unknown, init: TlsInit, token?: string): Promise<unknown> {
+async function post(to: EtcdMember, path: string, body: unknown, token?: string): Promise<unknown> {
   const headers = token === undefined ? {} : { headers: { authorization: token } };
   const signal = AbortSignal.timeout(5000);
   const response = await fetch(`${to.endpoint}${path}`, {
     method: "POST",
     body: JSON.stringify(body),
-    ...init,
+    ...to.reach,
     ...headers,
     signal,
   });

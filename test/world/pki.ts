@@ -21,16 +21,14 @@ async function openssl(cwd: string, ...args: string[]): Promise<void> {
   if ((await run.exited) !== 0) throw new Error(`openssl ${args[0]}: ${await new Response(run.stderr).text()}`);
 }
 
-/** Makes all of it in `dir`; the server is `localhost` and 127.0.0.1. */
-export async function makePki(dir: string): Promise<Pki> {
+/** Makes all of it in `dir`; the server is `localhost`, 127.0.0.1 and these addresses. */
+export async function makePki(dir: string, addresses: readonly string[] = []): Promise<Pki> {
   mkdirSync(dir, { recursive: true });
   const ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
   await openssl(dir, "req", "-x509", ...ec, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test CA");
+  const names = ["DNS:localhost", ...["127.0.0.1", ...addresses].map((address) => `IP:${address}`)].join(",");
   const leaf = async (name: string): Promise<Leaf> => {
-    writeFileSync(
-      join(dir, `${name}.ext`),
-      "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n",
-    );
+    writeFileSync(join(dir, `${name}.ext`), `subjectAltName=${names}\nextendedKeyUsage=serverAuth,clientAuth\n`);
     await openssl(
       dir,
       "req",
