@@ -28,7 +28,11 @@ interface Outcome extends Count {
   readonly ms: number;
 }
 
-async function runSuite(name: string, suite: Suite): Promise<Outcome> {
+async function built(): Promise<boolean> {
+  return (await run([process.execPath, "scripts/build.ts", "--host"])) === 0;
+}
+
+async function runSuite(name: string, suite: Suite, build: boolean): Promise<Outcome> {
   const start = performance.now();
   const outcome = (count: Count): Outcome => ({ name, ms: performance.now() - start, ...count });
   console.log(`\n── ${name} ──`);
@@ -39,8 +43,7 @@ async function runSuite(name: string, suite: Suite): Promise<Outcome> {
     console.error(`${name}: no test files in ${suite.in.join(", ")}`);
     return outcome({ passed: 0, failed: 1 });
   }
-  if (suite.built && (await run([process.execPath, "scripts/build.ts", "--host"])) !== 0)
-    return outcome({ passed: 0, failed: 1 });
+  if (suite.built && build && !(await built())) return outcome({ passed: 0, failed: 1 });
   const { code, text } = await follow([process.execPath, "test", "--timeout", String(suite.timeoutMs), ...folders], {
     FORCE_COLOR: "0",
     ROTA_EXECUTABLE: `${root}/dist/rota-linux-${process.arch}`,
@@ -64,7 +67,8 @@ export function readCounts(text: string): Count {
 }
 
 async function main(): Promise<number> {
-  const asked = process.argv.slice(2);
+  const build = !process.argv.includes("--no-build");
+  const asked = process.argv.slice(2).filter((word) => word !== "--no-build");
   const names = asked.length > 0 ? asked : Object.keys(SUITES).filter((name) => !SUITES[name]?.root);
   const outcomes: Outcome[] = [];
   for (const name of names) {
@@ -72,10 +76,12 @@ async function main(): Promise<number> {
     if (suite === undefined) throw new Refusal(`no suite "${name}"; there are ${Object.keys(SUITES).join(", ")}`);
     await ensure(NEEDS[suite.needs]);
     if (suite.root && process.getuid?.() !== 0) {
+      // What is built belongs to whoever builds; only the tests run as root.
+      if (suite.built && build && !(await built())) return 1;
       console.log(`${name} needs root; running it with sudo`);
-      return run(["sudo", "-E", process.execPath, "scripts/test.ts", ...names]);
+      return run(["sudo", "-E", process.execPath, "scripts/test.ts", "--no-build", ...names]);
     }
-    outcomes.push(await runSuite(name, suite));
+    outcomes.push(await runSuite(name, suite, build));
   }
   console.log("");
   for (const { name, ms, ...count } of outcomes)
