@@ -55,15 +55,14 @@ function source(stderr: Sink): Source {
     },
     text: () => Bun.stdin.text(),
     async line(prompt) {
-      if (!isTerminal(0)) return (await Bun.stdin.text()).split(/\r?\n/, 1)[0] ?? "";
+      if (!isTerminal(0)) return pipedLine();
       stderr.write(prompt);
       const bytes: number[] = [];
-      const one = Buffer.alloc(1);
-      while (readSync(0, one, 0, 1, null) === 1 && one[0] !== 10) bytes.push(one[0] ?? 0);
+      for (let byte = readByte(); byte !== undefined && byte !== 10; byte = readByte()) bytes.push(byte);
       return Buffer.from(bytes).toString("utf8");
     },
     async secret(prompt) {
-      if (!isTerminal(0)) return (await Bun.stdin.text()).split(/\r?\n/, 1)[0] ?? "";
+      if (!isTerminal(0)) return pipedLine();
       stderr.write(prompt);
       process.stdin.setRawMode(true);
       try {
@@ -76,12 +75,20 @@ function source(stderr: Sink): Source {
   };
 }
 
+async function pipedLine(): Promise<string> {
+  return (await Bun.stdin.text()).split(/\r?\n/, 1)[0] ?? "";
+}
+
+/** The next byte of standard input; undefined at its end. */
+function readByte(): number | undefined {
+  const one = Buffer.alloc(1);
+  return readSync(0, one, 0, 1, null) === 1 ? one[0] : undefined;
+}
+
 /** One line from a terminal in raw mode: backspace works, Ctrl-C and Ctrl-D end it. */
 function readHidden(): string {
   const bytes: number[] = [];
-  const one = Buffer.alloc(1);
-  while (readSync(0, one, 0, 1, null) === 1) {
-    const byte = one[0] ?? 0;
+  for (let byte = readByte(); byte !== undefined; byte = readByte()) {
     if (byte === 3) throw interrupted("SIGINT");
     if (byte === 13 || byte === 10 || byte === 4) break;
     if (byte === 127 || byte === 8) {
