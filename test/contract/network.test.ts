@@ -170,7 +170,7 @@ describe("two endpoints", () => {
     await bad.set("pass");
     await until("the late write", async () => (await stored("once")) === "1");
     expect((await direct.range(call(), "once")).kvs[0]?.version).toBe("1");
-  });
+  }, 20_000);
 
   test("a watch moves on when its endpoint freezes without a word, and misses nothing", async () => {
     const { bad, both } = await pair("refuse");

@@ -11,7 +11,7 @@ import { createConnection, createServer, type Server, type Socket } from "node:n
  */
 export type ProxyMode = "pass" | "freeze" | "swallow" | "deaf" | "refuse" | "close";
 
-export interface Proxy {
+export interface TcpProxy {
   readonly port: number;
   /** `http://127.0.0.1:port` (or https, as the target has it). */
   readonly url: string;
@@ -34,6 +34,8 @@ interface Pair {
   readonly down: Lane;
 }
 
+const LATE_END_MS = 1000;
+
 /** One direction of a connection: what is held back while frozen goes out in order afterwards. */
 class Lane {
   readonly #held: (Buffer | "end")[] = [];
@@ -53,13 +55,16 @@ class Lane {
     else this.#to.write(piece);
   }
 
+  /** Late data goes out at once, a late end a while after it: etcd gives up a request whose client it sees leave before it is done. */
   thaw(): void {
-    for (const piece of this.#held.splice(0)) this.send(piece);
+    for (const piece of this.#held.splice(0))
+      if (piece === "end") setTimeout(() => this.send(piece), LATE_END_MS);
+      else this.send(piece);
   }
 }
 
 /** Starts a proxy in front of `target` (an http or https URL, or a port on loopback). */
-export async function startProxy(target: string | number, initial: ProxyMode = "pass"): Promise<Proxy> {
+export async function startProxy(target: string | number, initial: ProxyMode = "pass"): Promise<TcpProxy> {
   const to = typeof target === "number" ? new URL(`http://127.0.0.1:${target}`) : new URL(target);
   const pairs = new Set<Pair>();
   let mode: ProxyMode = initial;
@@ -157,7 +162,9 @@ function listen(port: number, connect: (client: Socket) => void): Promise<Server
   });
 }
 
+/** Stops listening; connections that are still ending do not hold it up. */
 async function unlisten(server: Server | undefined): Promise<undefined> {
   if (server === undefined) return;
-  await new Promise<void>((resolve) => server.close(() => resolve()));
+  server.close();
+  while (server.listening) await Bun.sleep(1);
 }
