@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { Glob } from "bun";
 import { functionsIn } from "../test/tidy/blocks.ts";
 import { RULES, tidy } from "../test/tidy/rules.ts";
-import { readSource } from "../test/tidy/source.ts";
+import { loadedBy, readSource } from "../test/tidy/source.ts";
 
 const root = `${import.meta.dir}/..`;
 
@@ -18,6 +18,26 @@ async function readTree() {
 test("the tree is tidy", async () => {
   const findings = tidy(await readTree());
   expect(findings.join("\n")).toBe("");
+});
+
+describe("what a command loads", () => {
+  test("before it is known which one it is: the table, and nothing that a short command would wait for", async () => {
+    const loaded = [...loadedBy("src/main.ts", await readTree())];
+    const light = /^(src\/main\.ts|src\/commands\/[\w-]+\.ts|src\/kernel\/(errors|nearest|version)\.ts|node:fs)$/;
+    expect(loaded.filter((path) => !light.test(path))).toEqual([]);
+  });
+
+  test("of one area: nothing of the others", async () => {
+    const tree = await readTree();
+    const areas = ["reboot", "update", "cluster"];
+    for (const { path } of tree) {
+      const own = areas.find((area) => path.startsWith(`src/commands/${area}-`));
+      if (own === undefined) continue;
+      const foreign = areas.filter((area) => area !== own).map((area) => `src/${area}/`);
+      const loaded = [...loadedBy(path, tree)].filter((other) => foreign.some((area) => other.startsWith(area)));
+      expect(loaded, path).toEqual([]);
+    }
+  });
 });
 
 /** The names of the rules that object to a file with this text. */
@@ -83,7 +103,7 @@ const planted: readonly (readonly [rule: string, path: string, text: string, oth
 
 describe("planted faults", () => {
   for (const [rule, path, text, others] of planted)
-    test(`${rule}, in ${path}: ${text.slice(0, 60)}`, () => {
+    test(`${rule}, in ${path}: ${text.trim().split("\n", 1)[0]?.slice(0, 60)}`, () => {
       expect(objections(path, text, others)).toContain(rule);
     });
 
@@ -114,7 +134,7 @@ const allowed: readonly (readonly [path: string, text: string, others?: Record<s
 
 describe("what is allowed", () => {
   for (const [path, text, others] of allowed)
-    test(`in ${path}: ${text.slice(0, 60)}`, () => {
+    test(`in ${path}: ${text.trim().split("\n", 1)[0]?.slice(0, 60)}`, () => {
       expect(objections(path, text, others)).toEqual([]);
     });
 

@@ -1,6 +1,6 @@
 /** The rules that keep the rooms apart and the files readable. Each says why, because a rule without a reason is soon broken. */
 import { functionsIn, topLevel } from "./blocks.ts";
-import { matches, type SourceFile } from "./source.ts";
+import { loadedBy, matches, type SourceFile } from "./source.ts";
 
 export interface Finding {
   readonly line: number;
@@ -226,21 +226,10 @@ const cycles: Rule = {
   name: "no import cycles",
   why: "in a cycle nobody can say which file is read first, by people or by the runtime",
   *check(file, tree) {
-    const values = (path: string) =>
-      (tree.find((other) => other.path === path)?.imports ?? []).filter((i) => !i.typeOnly && !i.dynamic);
-    const seen = new Set<string>();
-    for (const first of isProduct(file) ? values(file.path) : []) {
-      const stack = first.target === undefined ? [] : [first.target];
-      for (let at = stack.pop(); at !== undefined; at = stack.pop()) {
-        if (at === file.path) {
-          yield { line: first.line, what: `${first.specifier} leads back here` };
-          break;
-        }
-        if (seen.has(at)) continue;
-        seen.add(at);
-        stack.push(...values(at).flatMap(({ target }) => target ?? []));
-      }
-    }
+    if (!isProduct(file)) return;
+    for (const { specifier, target, typeOnly, dynamic, line } of file.imports)
+      if (target !== undefined && !typeOnly && !dynamic && loadedBy(target, tree).has(file.path))
+        yield { line, what: `${specifier} leads back here` };
   },
 };
 

@@ -158,3 +158,17 @@ function isTypeOnly(clause: string): boolean {
   const list = names?.split(",").map((name) => name.trim()) ?? [];
   return list.some(Boolean) && list.every((name) => name === "" || name.startsWith("type "));
 }
+
+/** Everything that importing a file loads at once: files of the tree and packages, without types and `import()`. */
+export function loadedBy(start: string, tree: readonly SourceFile[]): ReadonlySet<string> {
+  const loaded = new Set<string>();
+  const rest = [start];
+  for (let at = rest.pop(); at !== undefined; at = rest.pop()) {
+    if (loaded.has(at)) continue;
+    loaded.add(at);
+    const imports = tree.find(({ path }) => path === at)?.imports ?? [];
+    for (const { specifier, target, typeOnly, dynamic } of imports)
+      if (!typeOnly && !dynamic) rest.push(target ?? specifier);
+  }
+  return loaded;
+}
