@@ -46,7 +46,7 @@ export function startServe(options: ServeOptions, ports: { readonly clock: Clock
   try {
     const { engine } = file;
     const users = new Users({ tables: engine.tables, ...ports });
-    if (open && !insecure && !users.enabled) throw noUsers(options);
+    if (open && !insecure && (!users.enabled || users.userNames().length === 0)) throw noUsers(options);
     const wantsTls = open ? !insecure || options.certFile !== undefined : options.certFile !== undefined;
     const tls = wantsTls ? serveTls(options, stateDir, hostname, ports.clock) : undefined;
     if (open && insecure) warn(log, users, tls, options.listen);

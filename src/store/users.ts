@@ -201,7 +201,7 @@ export class Users {
 
   /** `rota serve user add`: a user with one role of the same name for the keys below `prefix` ("": all keys); turns authentication on. */
   async addLimited(name: string, password: string, prefix: Bytes): Promise<void> {
-    if (this.#document.roles.has(name)) throw refuse("roleExists");
+    if (!this.#document.users.has(name) && this.#document.roles.has(name)) throw refuse("roleExists");
     await this.addUser(name, password);
     const range = prefix === "" ? { key: "\0", end: "\0" } : { key: prefix, end: afterPrefix(prefix) };
     this.#document.roles.set(name, [{ type: "READWRITE", ...range }]);
@@ -209,7 +209,7 @@ export class Users {
     this.#set(true);
   }
 
-  /** `rota serve user remove`: the user and the role of the same name. The last user stays, or the store would be open to nobody. */
+  /** `rota serve user remove`: the user and the role of the same name. Authentication stays on, also without users. */
   removeLimited(name: string): void {
     this.deleteUser(name);
     if (name !== ROOT && this.#document.roles.has(name)) this.deleteRole(name);
