@@ -51,6 +51,8 @@ export class EtcdClient {
   readonly #closed = new AbortController();
   #tls: EtcdTls | undefined;
   #preferred = 0;
+  /** Something was answered since the last change of endpoint was logged: an outage is said once, not with every call. */
+  #answered = true;
   #token: string | undefined;
   #authenticating: Promise<string> | undefined;
 
@@ -92,8 +94,9 @@ export class EtcdClient {
     if (failed !== this.endpoint) return;
     this.#preferred = (this.#preferred + 1) % this.#endpoints.length;
     this.#reloadTls();
-    if (this.#endpoints.length > 1)
+    if (this.#endpoints.length > 1 && this.#answered)
       this.log("warn", "store_endpoint_changed", `${failed} failed: ${sentence(error)}`, { endpoint: this.endpoint });
+    this.#answered = false;
   }
 
   /**
@@ -217,6 +220,7 @@ export class EtcdClient {
     }
     const answer = parse(text);
     if (response.status !== 200) throw failureOf(response.status, answer);
+    this.#answered = true;
     const whole = object(answer);
     // The gateway wraps the answers of streaming calls (keep-alives) in "result" and their errors in "error".
     if (whole?.error !== undefined) throw failureOf(response.status, answer);

@@ -51,7 +51,7 @@ const HASH = { algorithm: "bcrypt", cost: 10 } as const;
 
 export class Users {
   readonly #tables: Tables;
-  readonly #document: Document;
+  #document: Document;
   readonly #tokens: Tokens;
   readonly #listeners = new Set<() => void>();
 
@@ -234,7 +234,13 @@ export class Users {
 
   #save(): void {
     const { enabled, users, roles } = this.#document;
-    this.#tables.setFact(FACT, JSON.stringify({ enabled, users: [...users], roles: [...roles] }));
+    try {
+      this.#tables.setFact(FACT, JSON.stringify({ enabled, users: [...users], roles: [...roles] }));
+    } catch (error) {
+      // What is not on disk must not be in force either.
+      this.#document = load(this.#tables.fact(FACT));
+      throw error;
+    }
     for (const listener of this.#listeners) listener();
   }
 }
