@@ -227,6 +227,7 @@ onThree(
     const came = proof.turnsSince(world, mark)[0]!;
     expect([came.turnId, came.bootId]).toEqual([fence.turnId, first.boot.id]);
     expect(came.to!).toBeLessThanOrEqual(proof.turnsSince(world, mark)[1]!.from);
+    expect((await rota.logOf(first)).map(({ message }) => message)).toContain("waiting until reboot_grace_sec is over");
 
     // In its turn, stopped: it keeps the turn although nothing of it is alive.
     await systemctl(second, "stop");

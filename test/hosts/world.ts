@@ -18,7 +18,7 @@ export interface WorldSpec {
   readonly lay?: (tree: string) => Promise<void>;
   /** Makes one of them what it is, before its first boot. */
   readonly prepare?: (host: Host, etcd: EtcdCluster) => void | Promise<void>;
-  readonly etcd?: Omit<EtcdSpec, "lan" | "members">;
+  readonly etcd?: Omit<EtcdSpec, "lan" | "members" | "parent">;
 }
 
 const ETCD_NUMBERS = [1, 2, 3];
@@ -58,8 +58,7 @@ export class World {
     const name = `rota-${dir.slice(-6)}`;
     const lan = await Lan.make(guard, name, ETCD_NUMBERS);
     const addresses = ETCD_NUMBERS.map((number) => lan.address(number));
-    const etcd = await startEtcd({ ...spec.etcd, lan: { addresses, within: lan.within } });
-    await guard.owes({ what: "tree", path: etcd.dir });
+    const etcd = await startEtcd({ ...spec.etcd, parent: dir, lan: { addresses, within: lan.within } });
     for (const { pid } of etcd.members) if (pid !== undefined) await guard.owesProcess(pid);
     const above = `${dir}/above`;
     mkdirSync(above);

@@ -24,6 +24,8 @@ export interface EtcdSpec {
    * The test itself reaches the members over unix sockets.
    */
   readonly lan?: { readonly addresses: readonly string[]; readonly within: readonly string[] };
+  /** Where the folder with all its data is made; default: among the temporary ones. */
+  readonly parent?: string;
   /** More words for the command line, e.g. `--auth-token-ttl=2`. */
   readonly args?: readonly string[];
 }
@@ -77,7 +79,7 @@ interface Where {
 
 /** Starts a cluster and waits until it has a leader. */
 export async function startEtcd(spec: EtcdSpec = {}): Promise<EtcdCluster> {
-  const dir = mkdtempSync(join(tmpdir(), "rota-etcd-"));
+  const dir = mkdtempSync(join(spec.parent ?? tmpdir(), "rota-etcd-"));
   const pki = spec.tls === undefined ? undefined : await makePki(join(dir, "pki"), spec.lan?.addresses);
   const init: Init = pki === undefined ? {} : { tls: { ca: pki.ca, cert: pki.client.cert, key: pki.client.key } };
   const places = spec.lan
