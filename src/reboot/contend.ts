@@ -66,7 +66,7 @@ export class Contending {
     const { position } = read;
     const owns = position?.owns ?? false;
     contention.waitMs = owns ? 0 : RELIST_MS;
-    const mine = read.line.find((contender) => contender.key === state.place.key);
+    const { machine } = this.#node.ports.self;
     const due = position !== undefined && clock.monotonic() - state.rechecked >= interval;
     const look = due
       ? await lookAround(probes, contention.attempts, (phase, verdict) => this.#node.tell(phase, verdict), signal)
@@ -76,7 +76,8 @@ export class Contending {
     return {
       ahead: position?.ahead,
       owns,
-      permanent: mine?.permanent ?? false,
+      // Mine by machine, not by key: a restored store can bring an old turn of this machine back, and then it would wait behind itself.
+      permanent: read.line.some((contender) => contender.permanent && contender.value?.machine === machine),
       shared: shared?.gates ?? [],
       look,
       words: inWords(read),

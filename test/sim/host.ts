@@ -35,6 +35,7 @@ export class SimMachine {
   unverified = false;
   excused = false;
   verifiedAt = 0;
+  fencedAt = 0;
   /** Requests that a partition holds up. */
   held: (() => void)[] = [];
   /** End of a partition, ms, for what it sends and for what it is sent. */

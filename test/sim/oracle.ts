@@ -26,6 +26,7 @@ export class Oracle {
   /** True end of the cooldown of each group, ms. */
   readonly #cooldownUntil: number[];
   #fences = 0;
+  #restoredAt = -1;
 
   constructor(world: World) {
     this.#world = world;
@@ -39,6 +40,18 @@ export class Oracle {
   holds(m: SimMachine): boolean {
     for (const turn of this.#permanent.values()) if (turn.machine === m.hash) return true;
     return false;
+  }
+
+  /** The store has gone back: what is permanent now is what the backup says. */
+  restored(): void {
+    const world = this.#world;
+    this.#restoredAt = world.scheduler.now;
+    this.#permanent.clear();
+    this.#cooldownUntil.fill(0);
+    for (const [group, space] of world.spaces.entries())
+      for (const contender of readLine(space, world.read(space.line, space.lineEnd)))
+        if (contender.permanent && contender.value)
+          this.#permanent.set(contender.key, { key: contender.key, machine: contender.value.machine, group });
   }
 
   /** Called when a transaction has succeeded; `before` reads the store as it was before it. */
@@ -94,6 +107,7 @@ export class Oracle {
       this.#fail(3, `${actor.name} was fenced against policy: ${up} up, ${world.plan.minUp} wanted`);
     this.#permanent.set(key, { key, machine: actor.hash, group });
     actor.excused = false;
+    actor.fencedAt = world.scheduler.now;
   }
 
   #delete(actor: Actor, label: string, key: string, before: Before): void {
@@ -122,6 +136,11 @@ export class Oracle {
 
   /** The reboot command is started; `definite`: the process has seen a yes to its last fence. */
   launched(m: SimMachine, definite: boolean): void {
+    if (this.#restoredAt > m.fencedAt) {
+      // Between the yes and the command, within the ten seconds of the deadline, nobody can know that the yes was taken back.
+      m.excused = true;
+      return;
+    }
     if (!this.holds(m)) this.#fail(2, `${m.name} runs its reboot command without a permanent key`);
     if (!definite) this.#fail(8, `${m.name} runs its reboot command without a definite yes to its fence`);
   }

@@ -33,6 +33,8 @@ export interface Plan {
   readonly late: number;
   readonly partition: number;
   readonly storeRestart: number;
+  /** The store is restored from a backup that is up to 20 s old. */
+  readonly storeRestore: number;
   readonly clockJump: number;
   readonly killSwitch: number;
   readonly needClears: number;
@@ -91,6 +93,7 @@ export function planOf(seed: number): Plan {
     late: some(0.02),
     partition: some(0.01),
     storeRestart: some(0.004),
+    storeRestore: chance.hit(0.1) ? 0.01 : 0,
     clockJump: some(0.01),
     killSwitch: some(0.004),
     needClears: some(0.003),

@@ -53,7 +53,8 @@ export class World {
   violation: string | undefined;
   /** The mod-revision of each key as the operator last saw it. */
   readonly shown = new Map<string, string>();
-  readonly #db = new Database(":memory:");
+  #db = new Database(":memory:");
+  #backup: Uint8Array | undefined;
 
   constructor(
     readonly plan: Plan,
@@ -156,7 +157,7 @@ export class World {
   }
 
   #drained(): boolean {
-    if (this.machines.some((m) => this.#pending(m))) return false;
+    if (this.storeDown || this.machines.some((m) => this.#pending(m))) return false;
     return this.spaces.every((space) => this.read(space.line, space.lineEnd).length === 0);
   }
 
@@ -175,6 +176,7 @@ export class World {
     const m = chance.pick(this.machines);
     if (chance.hit(plan.partition)) this.#cut(m, chance.between(1_000, chance.pick([10_000, 60_000])));
     if (chance.hit(plan.storeRestart)) this.#restartStore();
+    if (plan.storeRestore > 0 && !this.storeDown) this.#backUp();
     if (chance.hit(plan.clockJump))
       m.clockShift += chance.pick([3_600_000, -3_600_000, 86_400_000 * 3_650, -86_400_000]);
     if (chance.hit(plan.killSwitch)) {
@@ -215,6 +217,29 @@ export class World {
       this.engine = this.#openStore();
       this.storeDown = false;
     });
+  }
+
+  /** A backup now and then, and at times somebody who puts it back. */
+  #backUp(): void {
+    const { chance, plan, scheduler } = this;
+    if (this.#backup === undefined || chance.hit(0.05)) this.#backup = this.#db.serialize();
+    if (!chance.hit(plan.storeRestore)) return;
+    this.tell("store: is RESTORED from a backup");
+    this.engine.close();
+    this.#db.close();
+    this.#db = Database.deserialize(this.#backup);
+    this.engine = this.#openStore();
+    // What the backup has forgotten, the operator has to know of; that is why everything stops until he has looked.
+    for (const m of this.machines) if (atRisk(m)) m.excused = true;
+    this.oracle.restored();
+    const resume = () => {
+      const quiet = this.machines.every((m) => m.up && !atRisk(m));
+      if (this.storeDown || !(quiet || this.calm)) return void scheduler.in(5_000, resume);
+      this.tell("operator: has looked after the restore, and RESUMES");
+      for (const everywhere of [true, false])
+        for (const space of this.spaces) void clearStop(operatorStore(this), space, { label: "resume" }, everywhere);
+    };
+    scheduler.in(20_000, resume);
   }
 
   /** An operator who looks, thinks for a while, and then acts on what he saw. */
