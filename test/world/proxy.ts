@@ -4,12 +4,13 @@ import { createConnection, createServer, type Server, type Socket } from "node:n
 /**
  * - `pass`     everything goes through;
  * - `freeze`   nothing moves either way, nothing closes; what was sent meanwhile is delivered late, on the next mode (connections made meanwhile too);
+ * - `late`     requests reach the server, its answers are delivered late, on the next mode that passes;
  * - `swallow`  requests reach the server, its answers are thrown away;
  * - `deaf`     requests are thrown away (the server never sees them), nothing comes back;
  * - `refuse`   nothing listens: "connection refused"; open connections are cut;
  * - `close`    connections are accepted and cut at once, open ones too.
  */
-export type ProxyMode = "pass" | "freeze" | "swallow" | "deaf" | "refuse" | "close";
+export type ProxyMode = "pass" | "freeze" | "late" | "swallow" | "deaf" | "refuse" | "close";
 
 export interface TcpProxy {
   readonly port: number;
@@ -87,10 +88,10 @@ export async function startProxy(target: string | number, initial: ProxyMode = "
     }
     if (piece !== "end") upBytes += piece.length;
     if (mode === "freeze") pair.up.hold(piece);
-    else if (mode === "pass" || mode === "swallow") pair.up.send(piece);
+    else if (mode === "pass" || mode === "late" || mode === "swallow") pair.up.send(piece);
   };
   const down = (pair: Pair, piece: Buffer | "end") => {
-    if (mode === "freeze") pair.down.hold(piece);
+    if (mode === "freeze" || mode === "late") pair.down.hold(piece);
     else if (mode === "pass") pair.down.send(piece);
   };
   const enter = (next: ProxyMode) => {
@@ -98,7 +99,7 @@ export async function startProxy(target: string | number, initial: ProxyMode = "
     if (next === "close" || next === "refuse") cut();
     if (next !== "freeze")
       for (const pair of pairs) {
-        if (next === "pass" || next === "swallow") pair.up.thaw();
+        if (next === "pass" || next === "late" || next === "swallow") pair.up.thaw();
         if (next === "pass") pair.down.thaw();
       }
   };
