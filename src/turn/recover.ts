@@ -1,7 +1,7 @@
 /** Steps 1, 9, 10 and 11 of the turn: read what is mine after a start, end a turn, and let an operator or a takeover end one. */
 import { isoTime } from "../kernel/clock.ts";
 import { Fault } from "../kernel/errors.ts";
-import type { Int64, Op, Store } from "../store/store.ts";
+import type { Compare, Int64, Op, Store } from "../store/store.ts";
 import { call, type Fenced, type TurnContext } from "./context.ts";
 import { cooldownPut } from "./cooldown.ts";
 import { healthPut, type LiveHealth, type Snapshot, unchangedSince } from "./fence.ts";
@@ -78,6 +78,7 @@ export async function endTurn(
   signal?: AbortSignal,
 ): Promise<"ended" | "gone" | { readonly mod: Int64 }> {
   const { space, store, self, clock } = ctx;
+  const unchanged = await stillMine(ctx, turn, signal);
   const ops: Op[] = [
     healthPut(ctx, ending.live),
     { delete: space.ghosts + self.machine },
@@ -93,11 +94,7 @@ export async function endTurn(
     );
   }
   const answer = await store.txn(call("turn.end", signal), {
-    if: [
-      turn.mod === undefined
-        ? { target: "create", key: turn.key, is: "=", to: "0" }
-        : { target: "mod", key: turn.key, is: "=", to: turn.mod },
-    ],
+    if: unchanged,
     then: ops,
     else: [{ get: turn.key }, { get: space.health + self.node }],
   });
@@ -108,6 +105,24 @@ export async function endTurn(
   const health = answer.reads[1]?.[0];
   const record = health && readHealthRecord(health.value);
   return record?.machine === self.machine && record.turn === undefined ? "ended" : "gone";
+}
+
+/**
+ * What must hold for the end of a turn. The mod-revision of its key changes with it, so no try lands twice; an absent key stays absent, and
+ * a late repetition would write health over the "down" of the next turn: there the live record's own revision stands in.
+ */
+async function stillMine(
+  { space, store, self }: TurnContext,
+  { key, mod }: { readonly key: string; readonly mod: Int64 | undefined },
+  signal?: AbortSignal,
+): Promise<Compare[]> {
+  if (mod !== undefined) return [{ target: "mod", key, is: "=", to: mod }];
+  const health = space.health + self.node;
+  const record = (await store.range(call("turn.end.health", signal), health)).kvs[0];
+  return [
+    { target: "create", key, is: "=", to: "0" },
+    { target: "mod", key: health, is: "=", to: record?.modRevision ?? "0" },
+  ];
 }
 
 /** A turn as an operator was shown it. */
