@@ -4,7 +4,7 @@ import { EXIT, Fault, isFault } from "../kernel/errors.ts";
 import { add64, type Int64, type Store } from "../store/store.ts";
 import { call, type TurnContext } from "./context.ts";
 import type { LiveHealth } from "./fence.ts";
-import type { Keyspace } from "./keys.ts";
+import { type Keyspace, keyspace } from "./keys.ts";
 import { readLine } from "./line.ts";
 import { type HealthRecord, type RosterEntry, readHealthRecord, readRosterEntry } from "./roster.ts";
 
@@ -108,27 +108,29 @@ export function nameTaken(node: string, where: string): Fault {
 export async function enrol(ctx: TurnContext, signal?: AbortSignal): Promise<void> {
   const { space, store, self, clock } = ctx;
   const key = space.roster + self.node;
-  const entry: RosterEntry = {
+  const fresh: RosterEntry = {
     node: self.node,
     machine: self.machine,
     group: space.lockKey,
     first_seen: isoTime(clock.now()),
   };
-  const answer = await store.txn(call("roster.enrol", signal), {
-    if: [{ target: "create", key, is: "=", to: "0" }],
-    then: [{ put: key, value: JSON.stringify(entry) }],
-    else: [{ get: key }],
-  });
-  if (answer.succeeded) return;
-  const found = readRosterEntry(answer.reads[0]?.[0]?.value ?? "");
-  if (found === undefined || (found.machine === self.machine && found.group === space.lockKey))
-    return found
-      ? undefined
-      : void (await store.txn(call("roster.enrol", signal), { then: [{ put: key, value: JSON.stringify(entry) }] }));
-  if (found.machine !== self.machine) throw nameTaken(self.node, "roster");
-  // Same machine, moved to another group: the roster follows, and keeps the date.
-  const moved = { ...entry, first_seen: found.first_seen };
-  await store.txn(call("roster.enrol", signal), { then: [{ put: key, value: JSON.stringify(moved) }] });
+  let entry = fresh;
+  for (let mod = "0"; ; ) {
+    const answer = await store.txn(call("roster.enrol", signal), {
+      if: [{ target: "mod", key, is: "=", to: mod }],
+      then: [{ put: key, value: JSON.stringify(entry) }],
+      else: [{ get: key }],
+    });
+    if (answer.succeeded) return;
+    // It is there, or has changed: judge what is there now, and write only over that.
+    const kv = answer.reads[0]?.[0];
+    const found = kv && readRosterEntry(kv.value);
+    if (found && found.machine !== self.machine) throw nameTaken(self.node, "roster");
+    if (found?.group === space.lockKey) return;
+    // Unreadable, or the same machine moved to another group: the roster follows, and keeps the date.
+    entry = found ? { ...fresh, first_seen: found.first_seen } : fresh;
+    mod = kv?.modRevision ?? "0";
+  }
 }
 
 /** Keeps one lease alive until told to stop; `dead` aborts as soon as it is gone, or has not been confirmed for a whole TTL. */
@@ -155,15 +157,19 @@ export class LeaseKeeper {
     const { store, clock } = ctx;
     const signal = this.#stop.signal;
     let good = clock.boottime();
+    let failed = false;
     try {
       while (!signal.aborted) {
-        await clock.sleep((ttlSec * 1000) / 3, signal);
+        // After a failure sooner: with thirds, two lost answers in a row would cost the place in line.
+        await clock.sleep((ttlSec * 1000) / (failed ? 12 : 3), signal);
         const sent = clock.boottime();
         try {
           if ((await store.keepAlive(call(label, signal), this.lease)) === 0) break;
           good = sent;
+          failed = false;
         } catch (error) {
           if (!isFault(error, "store")) throw error;
+          failed = true;
         }
         if (clock.boottime() - good > ttlSec * 1000) break;
       }
@@ -211,30 +217,36 @@ export async function showAlive(
 export async function forget(store: Store, space: Keyspace, node: string, signal?: AbortSignal): Promise<void> {
   const key = space.roster + node;
   const health = space.health + node;
+  const known = (await store.range(call("roster.forget", signal), key)).kvs[0];
+  const entry = readRosterEntry(known?.value ?? "");
+  // Its line and its sign of life are those of its own group, whichever group's configuration the operator has at hand.
+  const home = entry === undefined || entry.group === space.lockKey ? space : keyspace(entry.group);
   const seen = await store.txn(call("roster.forget", signal), {
     then: [
       { get: key },
       { get: health },
-      { get: space.line, rangeEnd: space.lineEnd },
-      { get: space.alive, rangeEnd: space.aliveEnd },
+      { get: home.line, rangeEnd: home.lineEnd },
+      { get: home.alive, rangeEnd: home.aliveEnd },
     ],
   });
   const [roster, record] = [seen.reads[0]?.[0], seen.reads[1]?.[0]];
   if (roster === undefined && record === undefined)
     throw new Fault("roster.unknown", `nobody on the roster is called ${node}`);
+  const changed = () =>
+    new Fault("turn.changed", "the line or the roster has changed meanwhile; try again", { retry: "later" });
+  if (roster?.modRevision !== known?.modRevision) throw changed();
   const refuse = (why: string) =>
     new Fault("turn.refused", `${node} is not forgotten: ${why}`, { exitCode: EXIT.health });
-  if (readLine(space, seen.reads[2] ?? []).some((contender) => contender.value?.node === node))
+  if (readLine(home, seen.reads[2] ?? []).some((contender) => contender.value?.node === node))
     throw refuse("it is in line or in its turn; end that first with `release`");
-  const machine = readRosterEntry(roster?.value ?? "")?.machine;
-  if (seen.reads[3]?.some((kv) => kv.key === space.alive + machine)) throw refuse("its daemon is alive; stop it first");
+  const machine = entry?.machine;
+  if (seen.reads[3]?.some((kv) => kv.key === home.alive + machine)) throw refuse("its daemon is alive; stop it first");
   const answer = await store.txn(call("roster.forget", signal), {
     if: [
       { target: "mod", key, is: "=", to: roster?.modRevision ?? "0" },
-      { target: "mod", key: space.line, rangeEnd: space.lineEnd, is: "<", to: add64(seen.revision, 1) },
+      { target: "mod", key: home.line, rangeEnd: home.lineEnd, is: "<", to: add64(seen.revision, 1) },
     ],
-    then: [{ delete: key }, { delete: health }, ...(machine === undefined ? [] : [{ delete: space.ghosts + machine }])],
+    then: [{ delete: key }, { delete: health }, ...(machine === undefined ? [] : [{ delete: home.ghosts + machine }])],
   });
-  if (!answer.succeeded)
-    throw new Fault("turn.changed", "the line has changed meanwhile; try again", { retry: "later" });
+  if (!answer.succeeded) throw changed();
 }
