@@ -125,3 +125,51 @@ for (const [what, mode] of LOST)
       }),
     deadline(90_000),
   );
+
+test.concurrent(
+  "a kill switch that appears while the fence is on its way comes too late",
+  () =>
+    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+      const { a, b, uplink } = await pair(fleet);
+      const sent = uplink.when(fenceWords(a), "late");
+      a.flag("hold-post-lock", false);
+      await sent;
+      await fleet.fenced(a);
+      a.flag("disable", true);
+      await uplink.set("pass");
+      await a.comesTo("kill_switch_active");
+      await b.comesTo("verified");
+      expect(a.notes("command")).toEqual([]);
+      a.flag("disable", false);
+      await a.comesTo("verified");
+      const { fenced } = await fleet.verdict();
+      expect(fenced).toEqual(["a", "b", "a"]);
+    }),
+  deadline(60_000),
+);
+
+test.concurrent(
+  "a daemon that stood still while its fence went through goes on where it was: a yes that is too old is taken back",
+  () =>
+    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+      const { a, b, uplink } = await pair(fleet, { lock_ttl_sec: 30 });
+      const sent = uplink.when(fenceWords(a), "late");
+      a.flag("hold-post-lock", false);
+      await sent;
+      process.kill(a.pid!, "SIGSTOP");
+      const { at } = await fleet.fenced(a);
+      // The answer is there to be read, for longer than a command may follow its fence.
+      await uplink.set("pass");
+      await until("the yes to be too old", () => Date.now() - at > 10_500);
+      process.kill(a.pid!, "SIGCONT");
+      await a.comesTo("verified");
+      await b.comesTo("verified");
+      const { fenced, downs } = await fleet.verdict();
+      expect(fenced).toEqual(["a", "a", "b"]);
+      expect(downs.map(({ node }) => node)).toEqual(["a", "b"]);
+      const second = await fleet.fenced(a, 2);
+      expect(second.at).toBeGreaterThan(at + 10_500);
+      expect(downs[0]!.from).toBeGreaterThan(at + 10_500);
+    }),
+  deadline(60_000),
+);
