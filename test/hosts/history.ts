@@ -1,5 +1,5 @@
 /** Everything that was ever written to etcd, in its own order, and what it says about turns: who was in one, from when to when, how it ended. */
-import type { EtcdCluster } from "../world/etcd.ts";
+import type { EtcdCluster, EtcdMember } from "../world/etcd.ts";
 
 /** One put or delete. Changes of one transaction have one revision. */
 export interface Change {
@@ -82,7 +82,7 @@ export class History {
   readonly #followed: Promise<void>;
   #broken: unknown;
 
-  /** Begins to follow. A member that goes away ends it, and whoever looks is told so. */
+  /** Begins to follow. Should it come to know less than everything, whoever looks is told so. */
   constructor(cluster: EtcdCluster) {
     this.#followed = this.#follow(cluster).catch((error: unknown) => {
       this.#broken = error;
@@ -116,30 +116,43 @@ export class History {
       throw new Error("etcd's history could not be followed to its end", { cause: this.#broken });
   }
 
-  async #follow(cluster: EtcdCluster): Promise<void> {
-    const member = cluster.members[0];
-    if (member === undefined) throw new Error("an etcd without members");
-    const everything = { key: btoa("\0"), range_end: btoa("\0"), start_revision: "1" };
-    const response = await fetch(`${member.endpoint}/v3/watch`, {
-      ...member.reach,
+  /** From member to member, where the last one ended, so that etcd may come and go. */
+  async #follow({ members }: EtcdCluster): Promise<void> {
+    const { signal } = this.#cancel;
+    for (let tries = 0; !signal.aborted; tries++) {
+      const member = members[tries % members.length];
+      if (member === undefined) throw new Error("an etcd without members");
+      try {
+        await this.#read(member);
+      } catch (error) {
+        if (error instanceof SyntaxError || error instanceof Refused) throw error;
+        // It was cut off, or is not there now.
+      }
+      await Bun.sleep(50);
+    }
+  }
+
+  async #read({ endpoint, reach }: EtcdMember): Promise<void> {
+    const last = this.changes.at(-1)?.revision ?? 0n;
+    const everything = { key: btoa("\0"), range_end: btoa("\0"), start_revision: String(last + 1n) };
+    const response = await fetch(`${endpoint}/v3/watch`, {
+      ...reach,
       method: "POST",
       body: JSON.stringify({ create_request: everything }),
       signal: this.#cancel.signal,
     });
     let text = "";
     const decoder = new TextDecoder();
-    try {
-      for await (const piece of response.body ?? []) {
-        const lines = (text + decoder.decode(piece, { stream: true })).split("\n");
-        text = lines.pop() ?? "";
-        for (const line of lines) if (line !== "") this.changes.push(...readChanges(line));
-      }
-      throw new Error("the watch ended");
-    } catch (error) {
-      if (!this.#cancel.signal.aborted) throw error;
+    for await (const piece of response.body ?? []) {
+      const lines = (text + decoder.decode(piece, { stream: true })).split("\n");
+      text = lines.pop() ?? "";
+      for (const line of lines) if (line !== "") this.changes.push(...readChanges(line));
     }
   }
 }
+
+/** etcd will not tell: compacted, or not meant for us. */
+class Refused extends Error {}
 
 /** One message of the watch. */
 function readChanges(line: string): Change[] {
@@ -147,7 +160,7 @@ function readChanges(line: string): Change[] {
     readonly error?: unknown;
     readonly result?: { readonly canceled?: boolean; readonly events?: readonly WireEvent[] };
   };
-  if (error !== undefined || result === undefined || result.canceled) throw new Error(line);
+  if (error !== undefined || result === undefined || result.canceled) throw new Refused(line);
   return (result.events ?? []).map(({ type, kv }) => ({
     revision: BigInt(kv.mod_revision),
     key: decode(kv.key),

@@ -33,6 +33,7 @@ function onThree(name: string, work: (mark: proof.Mark) => Promise<void>): void 
         for (const host of world.hosts) {
           rota.allOff(host);
           host.rebootMs = 0;
+          await world.lan.cable(host.name, "up");
         }
         await work(await proof.begin(world));
       }),
@@ -48,11 +49,40 @@ async function holder(not: readonly Host[] = []): Promise<Host> {
   return host;
 }
 
-/** How often the script has refused the machine since it came back in its present boot. */
+/** Does something to the first machine that goes down, while it is down. The answer tells which one it was. */
+function atFirstDown(act: (host: Host) => void | Promise<void>): () => Host | undefined {
+  let first: Host | undefined;
+  for (const host of world.hosts) {
+    const look = host.whileDown;
+    host.whileDown = async () => {
+      if (first === undefined) {
+        first = host;
+        await act(host);
+      }
+      await look?.();
+    };
+  }
+  return () => first;
+}
+
+/** The machine that was first to go down, in its next boot. */
+async function cameBack(down: () => Host | undefined, mark: proof.Mark): Promise<Host> {
+  const back = () => {
+    const host = down();
+    return host !== undefined && proof.bootsSince(host, mark).length > 1 && host;
+  };
+  return await until("a machine to go down and come back", back, 40_000);
+}
+
+/** What the daemon of a host has said in its present boot. */
+async function newsOf(host: Host): Promise<rota.Entry[]> {
+  return (await rota.logOf(host)).filter(({ boot }) => boot === proof.bare(host.boot.id));
+}
+
+/** How often the script has refused the machine since it came back. */
 async function refusals(host: Host): Promise<number> {
-  return (await rota.logOf(host)).filter(
-    ({ boot, event, fields }) =>
-      boot === proof.bare(host.boot.id) && event === "post_reboot_health" && fields["healthy"] === false,
+  return (await newsOf(host)).filter(
+    ({ event, fields }) => event === "post_reboot_health" && fields["healthy"] === false,
   ).length;
 }
 
@@ -96,42 +126,55 @@ onThree(
 );
 
 onThree("a machine that comes back sick lets the next one go", async (mark) => {
-  let sick: Host | undefined;
-  for (const host of world.hosts) {
-    const look = host.whileDown;
-    host.whileDown = async () => {
-      sick ??= host;
-      if (sick === host) rota.turnOn(host, "sick");
-      await look?.();
-    };
-  }
+  const down = atFirstDown((host) => rota.turnOn(host, "sick"));
   wantAll();
-  const first = await until(
-    "a machine to come back",
-    () => (sick && sick.boots.length > mark.boots.get(sick)! + 1 ? sick : undefined),
-    40_000,
-  );
+  const first = await cameBack(down, mark);
   await proof.leasesLapse(world);
   await until(`${first.name} to be found sick again and again`, async () => (await refusals(first)) >= 3);
   expect(await world.inTurn(rota.LINE)).toEqual([first.name]);
   stillUp(others(first), mark);
-  const [other] = others(first);
-  const queue = JSON.parse(await other!.run(["reboot-coordinator", "queue", "--json"])) as {
-    node: string;
-    in_turn: boolean;
-  }[];
-  expect(queue.map(({ node, in_turn }) => [node, in_turn])[0]).toEqual([first.name, true]);
-  expect(queue).toHaveLength(3);
+  const queue = await others(first)[0]!.run(["reboot-coordinator", "queue", "--json"]);
+  const rows = JSON.parse(queue) as readonly { readonly node: string; readonly in_turn: boolean }[];
+  expect(rows.map(({ in_turn }) => in_turn)).toEqual([true, false, false]);
+  expect(rows[0]?.node).toBe(first.name);
 
   const healed = await world.revision();
-  for (const host of world.hosts)
-    host.whileDown = async () => void mark.seen.push({ down: host.name, inTurn: await world.inTurn(rota.LINE) });
   rota.turnOff(first, "sick");
   const turns = await allRebooted(mark);
   expect(turns.map(({ end }) => end)).toEqual(["healthy", "healthy", "healthy"]);
   expect(turns[0]?.node).toBe(first.name);
   expect(turns[0]!.to!).toBeGreaterThan(healed);
 });
+
+onThree(
+  "a machine that comes back without a network lets the next one go, or one in line without a network goes",
+  async (mark) => {
+    const down = atFirstDown((host) => world.lan.cable(host.name, "down"));
+    wantAll();
+    const first = await cameBack(down, mark);
+    const waits = async () => (await newsOf(first)).some(({ event }) => event === "retry");
+    await until(`${first.name} to look for the store`, waits, 40_000);
+    // The next in line loses its place together with its network, and nobody the turn.
+    const [next, last] = proof
+      .inLine(world)
+      .slice(1)
+      .map(({ node }) => world.host(node)) as [Host, Host];
+    await world.lan.cable(next.name, "down");
+    const left = () => proof.inLine(world).every(({ node }) => node !== next.name);
+    await until(`${next.name} to lose its place`, left, (rota.LOCK_TTL_SEC + 10) * 1000);
+    await proof.leasesLapse(world);
+    expect(await world.inTurn(rota.LINE)).toEqual([first.name]);
+    stillUp(others(first), mark);
+
+    await world.lan.cable(first.name, "up");
+    const gone = () => proof.turnsSince(world, mark).find(({ node }) => node === last.name)?.end === "healthy";
+    await until(`${last.name} to have had its turn`, gone, 40_000);
+    stillUp([next], mark);
+    await world.lan.cable(next.name, "up");
+    const turns = await allRebooted(mark);
+    expect(turns.map(({ node, end }) => [node, end])).toEqual([first, last, next].map(({ name }) => [name, "healthy"]));
+  },
+);
 
 onThree("a power cut at the fence, while going down, or while being verified lets the next one go", async (mark) => {
   await useTheLongCommand();
