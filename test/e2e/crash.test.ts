@@ -4,7 +4,7 @@ import { type EtcdCluster, startEtcd } from "../world/etcd.ts";
 import type { Machine } from "../world/machine.ts";
 import type { Uplink } from "../world/uplink.ts";
 import { until } from "../world/wait.ts";
-import { deadline, type Fleet, fenceWords, withFleet } from "./fleet.ts";
+import { deadline, endWords, type Fleet, fenceWords, withFleet } from "./fleet.ts";
 
 let etcd: EtcdCluster;
 beforeAll(async () => {
@@ -122,6 +122,34 @@ for (const [what, mode] of LOST)
         const expected = { swallow: ["a", "a", "b"], deaf: ["a", "b"], freeze: fenced.slice(-2) };
         expect(fenced).toEqual(expected[mode]);
         expect(new Set(puts(fleet, a).map((change) => change.create)).size).toBe(1);
+      }),
+    deadline(90_000),
+  );
+
+for (const [what, mode] of LOST)
+  test.concurrent(
+    `an unknown answer to the end of a turn keeps the line waiting, ends it twice, or starts another cooldown: ${what}`,
+    () =>
+      withFleet(etcd.endpoints, 90_000, async (fleet) => {
+        const { a, b, uplink } = await pair(fleet, { min_reboot_interval_sec: 3 });
+        const lost = uplink.when(endWords(a), mode);
+        a.flag("hold-post-lock", false);
+        await lost;
+        const wondering = () => a.log("retry").some((line) => line.fields["state"] === "finishing");
+        await until("a to know that it does not know", wondering, 30_000);
+        await uplink.set("pass");
+        await a.comesTo("verified");
+        await b.comesTo("verified");
+        const { fenced, downs } = await fleet.verdict();
+        expect(fenced).toEqual(["a", "b"]);
+        expect(downs.map(({ node }) => node)).toEqual(["a", "b"]);
+        // One pause a turn, and nobody was fenced in it.
+        const pauses = fleet.history.changes.filter(({ key }) => key.includes("/cooldown/"));
+        const begun = pauses.filter(({ deleted, value }) => !deleted && value.includes('"node":"a"'));
+        expect(begun).toHaveLength(1);
+        const over = pauses.find(({ deleted, key }) => deleted && key === begun[0]!.key);
+        const fence = await fleet.fenced(b);
+        expect(over!.revision).toBeLessThan(fence.revision);
       }),
     deadline(90_000),
   );

@@ -103,8 +103,17 @@ function isPut({ key, deleted, value }: Change, { line, name }: Machine): boolea
 }
 
 /** Stands in the fence of this machine's group as it goes over the wire, and in no other request of a daemon: the key that marks its youth. */
-export function fenceWords({ spec: { namespace, lockKey } }: Machine): string {
-  const key = `${namespace}/turns/${encodeURIComponent(lockKey.slice(1))}/fresh/`;
+export function fenceWords(machine: Machine): string {
+  return words(machine, "fresh");
+}
+
+/** Stands in the end of a turn, and in no other request of a daemon: the note that it may have to take away. */
+export function endWords(machine: Machine): string {
+  return words(machine, "ended");
+}
+
+function words({ spec: { namespace, lockKey } }: Machine, room: string): string {
+  const key = `${namespace}/turns/${encodeURIComponent(lockKey.slice(1))}/${room}/`;
   // Keys travel in base64, three bytes in four characters; what is left over depends on what follows.
   return Buffer.from(key.slice(0, key.length - (key.length % 3))).toString("base64");
 }

@@ -84,13 +84,14 @@ test.concurrent(
       expect(permanent()).toMatchObject({ deleted: false, leased: false });
       // The next daemon of the same boot: the machine may go down any moment. It ends the command, waits out the grace, and gives up.
       a.start();
-      await until("the orphaned command to be ended", () => !alive(pid), 15_000);
+      const ended = await until("the orphaned command to be ended", () => !alive(pid) && Date.now(), 15_000);
       const gone = await fleet.history.seen(
         "a's turn to end",
         ({ key, deleted }) => deleted && key.startsWith(a.line),
         30_000,
       );
       expect(gone.at - command.at).toBeGreaterThanOrEqual(12_000);
+      expect(ended).toBeLessThan(gone.at);
       expect(a.outcomes("reboot_failed")).toBeGreaterThan(0);
       expect(b.notes("command").every((note) => note.at > gone.at - 1_000)).toBe(true);
       await b.comesTo("verified");
