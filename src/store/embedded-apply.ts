@@ -55,19 +55,16 @@ export class Apply {
     return { succeeded, ops, nested };
   }
 
-  /** Refuses what could not be carried out, before the first write (etcd's checkRequests). */
+  /** Refuses what could not be carried out, before the first write: all puts first, then all reads (etcd's checkRequests). */
   check(chosen: Chosen): void {
-    let nested = 0;
-    for (const op of chosen.ops) {
-      if (op.kind === "txn") this.check(chosen.nested[nested++] as Chosen);
-      else if (op.kind === "range") this.#checkRevision(op.range.revision ?? 0);
-      else if (op.kind === "put") {
-        const { put } = op;
-        const ignores = put.ignoreLease === true || put.ignoreValue === true;
-        if (ignores && this.#tables.get(put.key) === undefined) throw refuse("keyNotFound");
-        if (put.lease !== "0" && !this.#leases.has(put.lease)) throw refuse("leaseNotFound");
-      }
-    }
+    for (const { put } of opsOf(chosen, "put")) this.#checkPut(put);
+    for (const { range } of opsOf(chosen, "range")) this.#checkRevision(range.revision ?? 0);
+  }
+
+  #checkPut(put: PutRequest): void {
+    const ignores = put.ignoreLease === true || put.ignoreValue === true;
+    if (ignores && this.#tables.get(put.key) === undefined) throw refuse("keyNotFound");
+    if (put.lease !== "0" && !this.#leases.has(put.lease)) throw refuse("leaseNotFound");
   }
 
   /** Carries out the operations of the chosen branches, in order. */
@@ -96,6 +93,7 @@ export class Apply {
     );
     const sorted = (request.sortBy ?? "key") !== "key" || (request.sortOrder ?? "none") !== "none";
     const historic = revision > 0 && revision < this.revision;
+    const bare = request.keysOnly === true;
     const plain = !filtered && !sorted && !historic;
     if (request.countOnly === true && !historic) {
       const count = this.#tables.count(request.key, request.end);
@@ -104,7 +102,7 @@ export class Apply {
     // One row more than asked for shows whether there are more.
     let rows: Row[] = historic
       ? this.#tables.rangeAsOf(request.key, request.end, revision)
-      : this.#tables.range(request.key, request.end, plain && limit > 0 ? limit + 1 : -1, request.keysOnly);
+      : this.#tables.range(request.key, request.end, plain && limit > 0 ? limit + 1 : -1, bare && !sorted);
     const cut = plain && limit > 0 && rows.length > limit;
     const count = cut ? this.#tables.count(request.key, request.end) : rows.length;
     if (request.countOnly === true) return { kind: "range", revision: this.revision, rows: [], more: false, count };
@@ -112,7 +110,8 @@ export class Apply {
     if (sorted) rows = sort(rows, request);
     const more = limit > 0 && rows.length > limit;
     if (more) rows = rows.slice(0, limit);
-    if (request.keysOnly === true && historic) rows = rows.map((row) => ({ ...row, value: "" }));
+    // Values may have been needed to sort by them.
+    if (bare && (historic || sorted)) rows = rows.map((row) => ({ ...row, value: "" }));
     return { kind: "range", revision: this.revision, rows, more, count };
   }
 
@@ -175,6 +174,15 @@ export class Apply {
       return judge(compare.is, order);
     });
   }
+}
+
+/** The operations of one kind that will run, nested ones in their place. */
+function opsOf<K extends OpRequest["kind"]>(chosen: Chosen, kind: K): Extract<OpRequest, { kind: K }>[] {
+  const nested = chosen.nested.values();
+  return chosen.ops.flatMap((op) => {
+    if (op.kind === "txn") return opsOf(nested.next().value as Chosen, kind);
+    return op.kind === kind ? [op as Extract<OpRequest, { kind: K }>] : [];
+  });
 }
 
 function numberOf(row: Row, compare: CompareRequest): string {

@@ -202,7 +202,11 @@ export class EmbeddedEngine {
     this.#ready();
     checkOp(op);
     checkSize([op]);
-    if (op.kind === "put") this.#claim();
+    if (op.kind === "put") {
+      this.#claim();
+      // etcd looks for the lease first here, and last inside a transaction.
+      if (op.put.lease !== "0" && !this.#leases.has(op.put.lease)) throw refuse("leaseNotFound");
+    }
     const [response] = this.#carryOut(this.#apply(), { succeeded: true, ops: [op], nested: [] });
     return response as OpResponse;
   }
