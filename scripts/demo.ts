@@ -147,8 +147,13 @@ class Demo {
 
 async function main(): Promise<number> {
   const demo = new Demo();
+  const ending = new Set<string>();
   for (const [signal, code] of Object.entries(SIGNALS))
-    process.once(signal, () => void demo.interrupt().finally(() => process.exit(code)));
+    process.on(signal, () => {
+      // A terminal that is closed tells both the shell and us, and the shell tells us again: once is enough.
+      if (ending.size === 0) void demo.interrupt().finally(() => process.exit(code));
+      ending.add(signal);
+    });
   return await demo.run(process.argv.includes("--keep"));
 }
 

@@ -121,13 +121,11 @@ export class Story {
     if (type === "delete") this.#line.delete(kv.key);
     else this.#line.set(kv.key, kv);
     const contender = type === "put" ? readContender(SPACE, kv) : undefined;
-    if (contender?.permanent)
-      this.#tell(
-        at - this.#began,
-        contender.value?.node ?? kv.key,
-        "makes its turn permanent: it will outlive the reboot",
-        "busy",
-      );
+    const turn = contender?.permanent ? contender.value : undefined;
+    if (turn !== undefined) {
+      const written = turn.fenced_at === undefined ? at : Date.parse(turn.fenced_at);
+      this.#tell(written - this.#began, turn.node, "makes its turn permanent: it will outlive the reboot", "busy");
+    }
     const line = readLine(SPACE, [...this.#line.values()]);
     for (const node of this.nodes) {
       const ahead = line.findIndex(({ value }) => value?.node === node.name);
@@ -176,7 +174,9 @@ export class Story {
 
   #tell(at: number, node: string, text: string, tone: Tone): void {
     const told = { at, node, text, tone };
-    this.events.push(told);
+    // What the store tells may arrive after what the daemon logged a moment later.
+    const after = this.events.findLastIndex((event) => event.at <= at) + 1;
+    this.events.splice(after, 0, told);
     this.#hear(told);
   }
 
