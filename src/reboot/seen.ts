@@ -14,7 +14,13 @@ export class Seen {
   }
 
   /** Takes note of an answer. Fault `store.restored` when it is older than one seen before, also before the last restart or from another store. */
-  async observe(answer: { readonly storeId: string; readonly revision: Int64 }): Promise<void> {
+  async observe(answer: {
+    readonly storeId: string;
+    readonly revision: Int64;
+    readonly deduced?: true;
+  }): Promise<void> {
+    // Not an answer of the store, but what follows from an older one.
+    if (answer.deduced) return;
     if (!this.#loaded) {
       this.#newest = await this.#memory.loadSeen();
       this.#saved = this.#newest?.revision;

@@ -1,7 +1,7 @@
 /** Steps 2 to 4 of the turn: get in line, see who is ahead, write "owned", and leave. */
 import { isoTime } from "../kernel/clock.ts";
 import { Fault, isFault } from "../kernel/errors.ts";
-import { add64, type Int64, type Op } from "../store/store.ts";
+import { add64, type Int64, type Op, type WatchItem } from "../store/store.ts";
 import { call, type Place, type TurnContext } from "./context.ts";
 import { type Phase, readTurnValue, type TurnValue } from "./keys.ts";
 import { type Line, type Position, position, readLine } from "./line.ts";
@@ -56,6 +56,8 @@ export interface LineRead {
   readonly storeId: Int64;
   /** Where the place stands; undefined when its key is gone. */
   readonly position: Position | undefined;
+  /** Not read anew: it follows from the reading that the rest of this is from, and from what was seen to go since. */
+  readonly deduced?: true;
 }
 
 /** One linearizable look at the line. */
@@ -91,24 +93,49 @@ export async function leave(ctx: TurnContext, lease: Int64, signal?: AbortSignal
 export class LineWatch {
   readonly #ctx: TurnContext;
   readonly #place: Place;
-  #watch: { readonly target: string; readonly stop: AbortController; readonly moved: Promise<void> } | undefined;
+  #last: LineRead | undefined;
+  #watch: Watching | undefined;
+  /** A watch that has told of a change: taken down only after its news has been used, since that takes longer than all the rest. */
+  #spent: Watching | undefined;
+  /** What the spent watch saw go, until somebody has looked. It may come while nobody waits. */
+  #news: ReadonlySet<string> | undefined;
 
   constructor(ctx: TurnContext, place: Place) {
     this.#ctx = ctx;
     this.#place = place;
   }
 
-  /** Waits until something ahead was deleted or `maxMs` are over, then reads the line. `maxMs` 0 reads at once. */
+  /** Waits until something ahead was deleted or `maxMs` are over, then gives the line. `maxMs` 0 reads it at once. */
   async next(maxMs: number, signal: AbortSignal): Promise<LineRead> {
-    if (maxMs > 0) await this.#moved(maxMs, signal);
+    this.#spent?.stop();
+    this.#spent = undefined;
+    if (maxMs > 0 && this.#news === undefined) await this.#moved(maxMs, signal);
+    const gone = this.#news;
+    this.#news = undefined;
+    const deduced = maxMs > 0 && gone !== undefined ? this.#without(gone) : undefined;
+    if (deduced !== undefined) return deduced;
     const read = await lookAtLine(this.#ctx, this.#place.key, signal);
+    this.#last = read;
     this.#aim(read);
     return read;
   }
 
   close(): void {
-    this.#watch?.stop.abort();
+    this.#spent?.stop();
+    this.#spent = undefined;
+    this.#watch?.stop();
     this.#watch = undefined;
+  }
+
+  /**
+   * The last reading without the keys that have gone, if the place owns in it. Ranks only fall, so there are at least as few ahead by now,
+   * and a hand-over needs no further reading. That the place itself still stands is for step 4 to say, which compares it.
+   */
+  #without(gone: ReadonlySet<string>): LineRead | undefined {
+    if (this.#last === undefined) return undefined;
+    const line = this.#last.line.filter((contender) => !gone.has(contender.key));
+    const where = position(line, this.#place.key);
+    return where?.owns ? { ...this.#last, line, position: where, deduced: true } : undefined;
   }
 
   async #moved(maxMs: number, signal: AbortSignal): Promise<void> {
@@ -128,36 +155,63 @@ export class LineWatch {
   #aim(read: LineRead): void {
     const { space } = this.#ctx;
     const ahead = read.position?.before.at(-1);
-    if (read.position === undefined || ahead === undefined || read.position.owns) return this.close();
+    if (read.position === undefined || ahead === undefined || read.position.owns) {
+      this.#watch?.stop();
+      this.#watch = undefined;
+      return;
+    }
     const target = read.position.slots === 1 ? ahead.key : space.line;
     if (this.#watch?.target === target) return;
-    this.close();
-    const stop = new AbortController();
-    const watch = { target, stop, moved: this.#change(target, add64(read.revision, 1), stop.signal) };
+    this.#watch?.stop();
+    const watch = this.#open(target, add64(read.revision, 1));
     this.#watch = watch;
     const over = () => {
-      if (this.#watch === watch) this.#watch = undefined;
+      if (this.#watch !== watch) return;
+      this.#watch = undefined;
+      this.#spent = watch;
+      this.#news = watch.gone;
     };
     watch.moved.then(over, over);
   }
 
-  /** Resolves at the first sign of a change, and also when the watch cannot go on: then the line is read again, which shows why. */
-  async #change(target: string, from: Int64, signal: AbortSignal): Promise<void> {
-    const { space, store, clock } = this.#ctx;
+  #open(target: string, from: Int64): Watching {
+    const { space, store } = this.#ctx;
     const range = target === space.line ? { rangeEnd: space.lineEnd } : {};
+    const end = new AbortController();
+    const options = { key: target, ...range, from, deletesOnly: true };
+    const items = store.watch(call("turn.watch", end.signal), options)[Symbol.asyncIterator]();
+    const stop = () => {
+      end.abort();
+      // Suspended between two items it would not see the signal. How it ends says nothing new.
+      items.return?.().catch(() => undefined);
+    };
+    const gone = new Set<string>();
+    return { target, stop, gone, moved: this.#change(items, gone) };
+  }
+
+  /** Resolves at the first sign of a change, and also when the watch cannot go on: then the line is read again, which shows why. */
+  async #change(items: AsyncIterator<WatchItem>, gone: Set<string>): Promise<void> {
     try {
-      for await (const item of store.watch(call("turn.watch", signal), {
-        key: target,
-        ...range,
-        from,
-        deletesOnly: true,
-      }))
-        if (item.kind !== "open") return;
+      for (let next = await items.next(); !next.done; next = await items.next()) {
+        if (next.value.kind === "open") continue;
+        if (next.value.kind === "events")
+          for (const { type, kv } of next.value.events) if (type === "delete") gone.add(kv.key);
+        return;
+      }
     } catch (error) {
       if (!isFault(error, "store")) throw error;
-      await clock.sleep(WATCH_REFUSED_PAUSE_MS);
+      await this.#ctx.clock.sleep(WATCH_REFUSED_PAUSE_MS);
     }
   }
+}
+
+/** A watch under way. `moved` resolves at the first change; whoever has it ends it with `stop`. */
+interface Watching {
+  readonly target: string;
+  readonly stop: () => void;
+  /** The keys that were deleted, once it has moved. */
+  readonly gone: ReadonlySet<string>;
+  readonly moved: Promise<void>;
 }
 
 /** A watch that the store refuses must not turn waiting into a busy loop of reads. */
