@@ -16,7 +16,10 @@ export interface KeyValue {
 
 export type Comparison = "=" | "!=" | ">" | "<";
 
-/** One condition of a transaction. With `rangeEnd` it must hold for every key in [key, rangeEnd); it holds for an empty range of revisions. */
+/**
+ * One condition of a transaction. With `rangeEnd` it must hold for every key in [key, rangeEnd). Where no key is, revisions, version and lease
+ * compare as zeros (so `create = 0` and `mod < n` hold), and no value compare holds.
+ */
 export type Compare =
   | {
       readonly target: "create" | "mod" | "version" | "lease";
