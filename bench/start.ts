@@ -1,22 +1,42 @@
-/** How long a program takes from being started to having ended: `bun bench/start.ts [RUNS] [-- PROGRAM ARGS…]`. */
-const root = new URL("..", import.meta.url).pathname;
-const split = process.argv.indexOf("--");
-const runs = Number(process.argv[2] ?? "60") || 60;
-const given = split < 0 ? [] : [process.argv.slice(split + 1)];
-const programs = given.length > 0 ? given : [["/bin/true"], [`${root}dist/rota-linux-${process.arch}`, "version"]];
+/** How long the built executable takes to start, answer and end. */
+import { root } from "../scripts/steps.ts";
+import { type Measurement, median, type Options, quantile } from "./parts/figures.ts";
 
-console.log(`${"program".padEnd(44)}${"median".padStart(10)}${"best".padStart(10)}${"p90".padStart(10)}`);
-for (const argv of programs) {
-  const times: number[] = [];
-  for (let i = 0; i < runs + 5; i++) {
-    const start = performance.now();
-    const { exitCode } = Bun.spawnSync(argv, { stdout: "ignore", stderr: "ignore" });
-    // The first few fill the page cache.
-    if (i >= 5) times.push(performance.now() - start);
-    if (exitCode !== 0) throw new Error(`${argv.join(" ")} ended with ${exitCode}`);
+const RUNS = 50;
+/** The first few fill the page cache. */
+const DISCARDED = 5;
+
+/** `rota version`, beside what starting any program costs here. */
+export async function measure(options: Options): Promise<Measurement> {
+  const runs = options.rounds ?? RUNS;
+  const programs: readonly (readonly [string, ...string[]])[] = [
+    ["/bin/true"],
+    ["etcdctl", "version"],
+    [`${root}/dist/rota-linux-${process.arch}`, "version"],
+    [`${root}/dist/rota-linux-${process.arch}`, "reboot", "run", "--help"],
+  ];
+  const samples = programs.map((): number[] => []);
+  options.say(`start: ${runs} times ${programs.length} programs`);
+  // In turn, so that whatever else this machine does at a moment meets all of them.
+  for (let n = 0; n < runs + DISCARDED; n++) {
+    for (const [i, argv] of programs.entries()) {
+      const began = performance.now();
+      const { exitCode } = Bun.spawnSync([...argv], { stdout: "ignore", stderr: "ignore" });
+      const took = performance.now() - began;
+      if (exitCode !== 0) throw new Error(`${argv.join(" ")} ended with ${exitCode}`);
+      if (n >= DISCARDED) samples[i]?.push(took);
+    }
   }
-  times.sort((a, b) => a - b);
-  const at = (share: number) => `${(times[Math.floor((times.length - 1) * share)] ?? 0).toFixed(2)} ms`.padStart(10);
-  const shown = argv.join(" ").replace(root, "");
-  console.log(`${shown.padEnd(44)}${at(0.5)}${at(0)}${at(0.9)}`);
+  const version = samples[2] ?? [];
+  return {
+    name: "start",
+    title: "Start: from the call to the end of the program (ms)",
+    columns: ["runs", "best", "median", "p90"],
+    rows: programs.map((argv, i) => ({
+      label: argv.join(" ").replace(`${root}/dist/rota-linux-${process.arch}`, "rota"),
+      figures: [runs, quantile(samples[i] ?? [], 0), median(samples[i] ?? []), quantile(samples[i] ?? [], 0.9)],
+    })),
+    aims: [{ what: "rota version", value: median(version), unit: "ms", most: 15 }],
+    notes: [],
+  };
 }
