@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { appendFileSync } from "node:fs";
 import { type EtcdCluster, startEtcd } from "../world/etcd.ts";
 import type { Machine } from "../world/machine.ts";
-import { until } from "../world/wait.ts";
+import { PATIENCE_MS, until } from "../world/wait.ts";
 import { deadline, withFleet } from "./fleet.ts";
 
 let etcd: EtcdCluster;
@@ -31,7 +31,7 @@ async function status(machine: Machine, ...words: string[]): Promise<{ code: num
 test(
   "a command that only looks changes something, or its exit code says the wrong thing",
   () =>
-    withFleet(etcd.endpoints, 90_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const [a, b] = [fleet.add("a"), fleet.add("b")];
       expect((await a.run("validate-config")).code).toBe(0);
       expect(await status(a)).toEqual({ code: 0, line: "a: ready - every gate is open" });
@@ -62,9 +62,9 @@ test(
       await fleet.history.seen(
         "a's sign of life to end",
         ({ key, deleted }) => deleted && key.includes("/alive/"),
-        30_000,
+        PATIENCE_MS,
       );
-      await until("a's other leases to end", async () => JSON.parse(await state())[1].length <= 1, 60_000);
+      await until("a's other leases to end", async () => JSON.parse(await state())[1].length <= 1, PATIENCE_MS);
       expect(await status(b)).toEqual({ code: 4, line: "b: lock_unavailable - second in line, behind a" });
       expect(await status(a)).toMatchObject({ code: 0, line: expect.stringContaining("a: rebooting") });
       const held = await state();
@@ -74,13 +74,13 @@ test(
       await a.comesTo("verified");
       await fleet.verdict();
     }),
-  deadline(90_000),
+  deadline(120_000),
 );
 
 test(
   "a single pass or a dry run reboots the machine, or stays in line",
   () =>
-    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const [a, b] = [fleet.add("a"), fleet.add("b")];
       const once = await a.run("run", "--once");
       expect(once.code).toBe(0);
@@ -101,7 +101,7 @@ test(
       // Somebody else has the turn.
       b.flag("hold-post-lock", true);
       b.start();
-      await until("b to be asked under the lock", () => b.notes("health-start").some((n) => n.subject === "post-lock"));
+      await b.asked("post-lock");
       expect(await a.run("run", "--once")).toMatchObject({
         code: 4,
         stdout: expect.stringContaining("lock_unavailable"),
@@ -118,7 +118,7 @@ test(
       // A dry run stays up, finds the machine ready again and again, and is in nobody's way.
       appendFileSync(a.configFile, "dry_run: true\n");
       a.start();
-      await until("two passes that would have rebooted", () => readies(fleet.history.changes, a) >= 2, 20_000);
+      await until("two passes that would have rebooted", () => readies(fleet.history.changes, a) >= 2, PATIENCE_MS);
       expect(a.pid).toBeDefined();
       b.want();
       b.start();
@@ -135,7 +135,7 @@ test(
       for (const command of [["validate-config"], ["status"], ["run", "--once"], ["queue"]])
         expect(await a.run(...command)).toMatchObject({ code: 2, stderr: expect.stringContaining("lock_ttl_sec") });
     }),
-  deadline(60_000),
+  deadline(120_000),
 );
 
 /** How often a dry run has come to own the turn and given it back. */

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { type EtcdCluster, startEtcd } from "../world/etcd.ts";
 import type { Machine } from "../world/machine.ts";
 import type { Uplink } from "../world/uplink.ts";
-import { until } from "../world/wait.ts";
+import { PATIENCE_MS, until } from "../world/wait.ts";
 import { deadline, endWords, type Fleet, fenceWords, withFleet } from "./fleet.ts";
 
 let etcd: EtcdCluster;
@@ -26,7 +26,7 @@ async function pair(fleet: Fleet, config = {}): Promise<{ a: Machine; b: Machine
   const b = fleet.add("b", { config });
   a.flag("hold-post-lock", true);
   a.start();
-  await until("a to be asked under the lock", () => a.notes("health-start").some((n) => n.subject === "post-lock"));
+  await a.asked("post-lock");
   b.start();
   await fleet.queued(b);
   return { a, b, uplink };
@@ -35,7 +35,7 @@ async function pair(fleet: Fleet, config = {}): Promise<{ a: Machine; b: Machine
 test.concurrent(
   "a daemon killed before its fence blocks the others, or believes after its restart that it has rebooted",
   () =>
-    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const { a, b } = await pair(fleet);
       const boot = a.bootId;
       await a.killDaemon();
@@ -62,13 +62,13 @@ test.concurrent(
       const { fenced } = await fleet.verdict();
       expect(fenced).toEqual(["b", "a"]);
     }),
-  deadline(60_000),
+  deadline(120_000),
 );
 
 test.concurrent(
   "a daemon killed between its fence and its command runs the command later, or blocks the line: it withdraws",
   () =>
-    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const { a, b, uplink } = await pair(fleet);
       const swallowed = uplink.when(fenceWords(a), "swallow");
       a.flag("hold-post-lock", false);
@@ -91,7 +91,7 @@ test.concurrent(
       expect(fenced).toEqual(["a", "b", "a"]);
       expect(downs.map(({ node }) => node).toSorted()).toEqual(["a", "b"]);
     }),
-  deadline(60_000),
+  deadline(120_000),
 );
 
 /** What becomes of a fence whose answer does not come. */
@@ -105,38 +105,40 @@ for (const [what, mode] of LOST)
   test.concurrent(
     `an unknown answer to the fence counts as a yes, or leaves a permanent key behind: ${what}`,
     () =>
-      withFleet(etcd.endpoints, 90_000, async (fleet) => {
+      withFleet(etcd.endpoints, 120_000, async (fleet) => {
         const { a, b, uplink } = await pair(fleet, { lock_ttl_sec: 20 });
         const lost = uplink.when(fenceWords(a), mode);
         a.flag("hold-post-lock", false);
         await lost;
         const settling = () => a.log("state").some((line) => line.fields["to"] === "settling");
-        await until("a to know that it does not know", settling, 30_000);
+        await until("a to know that it does not know", settling, PATIENCE_MS);
         expect(a.notes("command")).toEqual([]);
         await uplink.set("pass");
-        await a.comesTo("verified", 1, 60_000);
+        await a.comesTo("verified");
         await b.comesTo("verified");
         const { fenced, downs } = await fleet.verdict();
         expect(downs.map(({ node }) => node)).toEqual(["a", "b"]);
         // A fence that has landed is taken back and keeps its place; the command ran on a later one, with a known answer.
-        const expected = { swallow: ["a", "a", "b"], deaf: ["a", "b"], freeze: fenced.slice(-2) };
-        expect(fenced).toEqual(expected[mode]);
+        const twice = ["a", "a", "b"];
+        const once = ["a", "b"];
+        const possible: Record<typeof mode, string[][]> = { swallow: [twice], deaf: [once], freeze: [once, twice] };
+        expect(possible[mode]).toContainEqual([...fenced]);
         expect(new Set(puts(fleet, a).map((change) => change.create)).size).toBe(1);
       }),
-    deadline(90_000),
+    deadline(120_000),
   );
 
 for (const [what, mode] of LOST)
   test.concurrent(
     `an unknown answer to the end of a turn keeps the line waiting, ends it twice, or starts another cooldown: ${what}`,
     () =>
-      withFleet(etcd.endpoints, 90_000, async (fleet) => {
+      withFleet(etcd.endpoints, 120_000, async (fleet) => {
         const { a, b, uplink } = await pair(fleet, { min_reboot_interval_sec: 3 });
         const lost = uplink.when(endWords(a), mode);
         a.flag("hold-post-lock", false);
         await lost;
         const wondering = () => a.log("retry").some((line) => line.fields["state"] === "finishing");
-        await until("a to know that it does not know", wondering, 30_000);
+        await until("a to know that it does not know", wondering, PATIENCE_MS);
         await uplink.set("pass");
         await a.comesTo("verified");
         await b.comesTo("verified");
@@ -151,13 +153,13 @@ for (const [what, mode] of LOST)
         const fence = await fleet.fenced(b);
         expect(over!.revision).toBeLessThan(fence.revision);
       }),
-    deadline(90_000),
+    deadline(120_000),
   );
 
 test.concurrent(
   "a kill switch that appears while the fence is on its way comes too late",
   () =>
-    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const { a, b, uplink } = await pair(fleet);
       const sent = uplink.when(fenceWords(a), "late");
       a.flag("hold-post-lock", false);
@@ -173,13 +175,13 @@ test.concurrent(
       const { fenced } = await fleet.verdict();
       expect(fenced).toEqual(["a", "b", "a"]);
     }),
-  deadline(60_000),
+  deadline(120_000),
 );
 
 test.concurrent(
   "a daemon that stood still while its fence went through goes on where it was: a yes that is too old is taken back",
   () =>
-    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const { a, b, uplink } = await pair(fleet, { lock_ttl_sec: 30 });
       const sent = uplink.when(fenceWords(a), "late");
       a.flag("hold-post-lock", false);
@@ -199,5 +201,5 @@ test.concurrent(
       expect(second.at).toBeGreaterThan(at + 10_500);
       expect(downs[0]!.from).toBeGreaterThan(at + 10_500);
     }),
-  deadline(60_000),
+  deadline(120_000),
 );

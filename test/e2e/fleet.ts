@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { type Change, followHistory, type History } from "../world/history.ts";
 import { Machine, type MachineSpec } from "../world/machine.ts";
 import { startUplink, type Uplink } from "../world/uplink.ts";
-import { until } from "../world/wait.ts";
+import { PATIENCE_MS, until } from "../world/wait.ts";
 import { executable } from "./executable.ts";
 import { judge, type Verdict } from "./verdict.ts";
 
@@ -50,7 +50,7 @@ export async function withFleet(
   const machines: Machine[] = [];
   const deferred: (() => Promise<unknown> | unknown)[] = [];
   const nth = async (what: string, times: number, wanted: (change: Change) => boolean) =>
-    await until(what, () => history.changes.filter(wanted)[times - 1], 60_000);
+    await until(what, () => history.changes.filter(wanted)[times - 1], PATIENCE_MS);
   const fleet: Fleet = {
     namespace,
     dir,

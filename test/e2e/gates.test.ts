@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { processesWithEnv } from "../../src/kernel/exec.ts";
 import { type EtcdCluster, startEtcd } from "../world/etcd.ts";
 import type { Machine } from "../world/machine.ts";
-import { until } from "../world/wait.ts";
+import { PATIENCE_MS, until } from "../world/wait.ts";
 import { deadline, withFleet } from "./fleet.ts";
 
 let etcd: EtcdCluster;
@@ -37,13 +37,11 @@ for (const [fault, outcome, close, open] of LATE)
   test.concurrent(
     fault,
     () =>
-      withFleet(etcd.endpoints, 60_000, async (fleet) => {
+      withFleet(etcd.endpoints, 120_000, async (fleet) => {
         const [a, b] = [fleet.add("a"), fleet.add("b")];
         a.flag("hold-post-lock", true);
         a.start();
-        await until("a to be asked under the lock", () =>
-          a.notes("health-start").some((n) => n.subject === "post-lock"),
-        );
+        await a.asked("post-lock");
         b.start();
         await fleet.queued(b);
         close(a);
@@ -57,13 +55,13 @@ for (const [fault, outcome, close, open] of LATE)
         await a.comesTo("verified");
         await fleet.verdict();
       }),
-    deadline(60_000),
+    deadline(120_000),
   );
 
 test.concurrent(
   "SIGTERM while the reboot command runs gives the turn away, or ends the command",
   () =>
-    withFleet(etcd.endpoints, 90_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const config = { reboot_grace_sec: 12 };
       // Its first reboot never comes: the command drains, and drains.
       const reboot = 'if [ ! -e "$dir/drained" ]; then : > "$dir/drained"; echo $$ > "$dir/command.pid"; sleep 500; fi';
@@ -74,7 +72,11 @@ test.concurrent(
       b.start();
       await fleet.queued(b);
       const command = await a.noted("command");
-      const pid = await until("the command's pid", () => Number(read(`${a.dir}/command.pid`)) || undefined);
+      const pid = await until(
+        "the command's pid",
+        () => Number(read(`${a.dir}/command.pid`)) || undefined,
+        PATIENCE_MS,
+      );
       expect(await a.stopDaemon("SIGTERM")).toBe(0);
       expect(alive(pid)).toBe(true);
       const permanent = () =>
@@ -84,11 +86,11 @@ test.concurrent(
       expect(permanent()).toMatchObject({ deleted: false, leased: false });
       // The next daemon of the same boot: the machine may go down any moment. It ends the command, waits out the grace, and gives up.
       a.start();
-      const ended = await until("the orphaned command to be ended", () => !alive(pid) && Date.now(), 15_000);
+      const ended = await until("the orphaned command to be ended", () => !alive(pid) && Date.now(), PATIENCE_MS);
       const gone = await fleet.history.seen(
         "a's turn to end",
         ({ key, deleted }) => deleted && key.startsWith(a.line),
-        30_000,
+        PATIENCE_MS,
       );
       expect(gone.at - command.at).toBeGreaterThanOrEqual(12_000);
       expect(ended).toBeLessThan(gone.at);
@@ -101,13 +103,13 @@ test.concurrent(
       // Nobody counts down to a cooldown for a reboot that has not happened, and b did not wait for more than the grace.
       expect(b.notes("command")[0]!.at - gone.at).toBeLessThan(5_000);
     }),
-  deadline(90_000),
+  deadline(120_000),
 );
 
 test.concurrent(
   "a health script that hangs, ignores SIGTERM and leaves a grandchild with its pipe hangs the daemon, and peers think it well",
   () =>
-    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const config = { health_timeout_sec: 3 };
       const hang = `if [ -e "$dir/hang" ]; then
   trap '' TERM
@@ -120,11 +122,11 @@ fi`;
         await fleet.history.seen(
           `a to be published as ${healthy ? "well" : "unwell"}`,
           ({ key, value }) => key === `${fleet.namespace}/cluster_health/a` && value.includes(`"healthy":${healthy}`),
-          20_000,
+          PATIENCE_MS,
         );
       await published(true);
       a.flag("hang", true);
-      const begun = await until("the script to hang", () => processesOf(a).length >= 4 && Date.now());
+      const begun = await until("the script to hang", () => processesOf(a).length >= 4 && Date.now(), PATIENCE_MS);
       const first = a.notes("health-start").length;
       const unwell = await published(false);
       expect(JSON.parse(unwell.value)).toMatchObject({ healthy: false, reason: "timeout" });
@@ -135,31 +137,31 @@ fi`;
         "the next script to run",
         () => a.notes("health-end").length > 0 && a.notes("health-start").length > first,
       );
-      await until("nothing but the daemon to be left", () => processesOf(a).length <= 1, 10_000);
+      await until("nothing but the daemon to be left", () => processesOf(a).length <= 1, PATIENCE_MS);
     }),
-  deadline(60_000),
+  deadline(120_000),
 );
 
 test.concurrent(
   "a health script that prints 500 MB swells the daemon",
   () =>
-    withFleet(etcd.endpoints, 90_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const config = { health_timeout_sec: 60, lock_ttl_sec: 61 };
       const flood = 'if [ -e "$dir/flood" ]; then head -c 500000000 /dev/zero; : > "$dir/flooded"; fi';
       const a = fleet.add("a", { config, health: flood, wants: 0 });
       a.start();
-      await until("some quiet passes", () => a.notes("health-end").length >= 3);
+      await until("some quiet passes", () => a.notes("health-end").length >= 3, PATIENCE_MS);
       const pid = a.pid!;
       const before = peakMiB(pid);
       a.flag("flood", true);
-      await until("the flood to be over", () => read(`${a.dir}/flooded`) !== undefined, 60_000);
+      await until("the flood to be over", () => read(`${a.dir}/flooded`) !== undefined, PATIENCE_MS);
       a.flag("flood", false);
       const passes = a.notes("health-end").length;
-      await until("the daemon to go on", () => a.notes("health-end").length > passes + 1, 60_000);
+      await until("the daemon to go on", () => a.notes("health-end").length > passes + 1, PATIENCE_MS);
       expect(a.pid).toBe(pid);
       expect(peakMiB(pid) - before).toBeLessThan(8);
     }),
-  deadline(90_000),
+  deadline(120_000),
 );
 
 /** Everything that runs on a machine, its daemon included. */

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { type EtcdCluster, startEtcd } from "../world/etcd.ts";
 import type { Machine } from "../world/machine.ts";
-import { until } from "../world/wait.ts";
+import { PATIENCE_MS, until } from "../world/wait.ts";
 import { deadline, type Fleet, withFleet } from "./fleet.ts";
 
 let etcd: EtcdCluster;
@@ -52,14 +52,14 @@ function etcdctlLock(fleet: Fleet, machine: Machine): Etcdctl {
 test.concurrent(
   "a machine reboots under somebody else's `etcdctl lock`",
   () =>
-    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const a = fleet.add("a");
       const lock = etcdctlLock(fleet, a);
-      await until("etcdctl to have the lock", () => lock.key);
+      await until("etcdctl to have the lock", () => lock.key, PATIENCE_MS);
       a.start();
       await a.comesTo("lock_unavailable");
       // It would be down in two seconds if it did not wait; the lock is held on for longer than every TTL.
-      await until("a to be asked for health again and again", () => a.notes("health-end").length >= 8, 30_000);
+      await until("a to be asked for health again and again", () => a.notes("health-end").length >= 8, PATIENCE_MS);
       expect(a.notes("command")).toEqual([]);
       expect((await a.run("status")).code).toBe(4);
       expect(JSON.parse((await a.run("queue", "--json")).stdout)).toMatchObject([
@@ -73,13 +73,13 @@ test.concurrent(
       expect(down!.from).toBeGreaterThanOrEqual(released);
       expect(down!.from - released).toBeLessThan(5_000);
     }),
-  deadline(60_000),
+  deadline(120_000),
 );
 
 test.concurrent(
   "`etcdctl lock` gets the lock while a machine is down, or jumps ahead of one that waits",
   () =>
-    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       // Longer down than every lease of it lives.
       const a = fleet.add("a", { bootMs: 10_000 });
       const b = fleet.add("b");
@@ -93,11 +93,15 @@ test.concurrent(
       b.start();
       await fleet.queued(b);
       await a.comesTo("verified");
-      await until("etcdctl to have the lock", () => lock.key);
+      await until("etcdctl to have the lock", () => lock.key, PATIENCE_MS);
       await b.comesTo("lock_unavailable");
       // Behind it in line: b waits for a program that knows nothing of Rota, until that is done.
       const held = b.notes("health-end").length;
-      await until("b to be asked for health again and again", () => b.notes("health-end").length >= held + 7, 30_000);
+      await until(
+        "b to be asked for health again and again",
+        () => b.notes("health-end").length >= held + 7,
+        PATIENCE_MS,
+      );
       expect(b.notes("command")).toEqual([]);
       await lock.release();
       await b.comesTo("verified");
@@ -106,5 +110,5 @@ test.concurrent(
       expect(lock.at).toBeGreaterThanOrEqual(downs[0]!.to);
       expect(downs[1]!.from).toBeGreaterThan(lock.at);
     }),
-  deadline(60_000),
+  deadline(120_000),
 );

@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { type EtcdCluster, startEtcd } from "../world/etcd.ts";
 import type { Machine } from "../world/machine.ts";
-import { until } from "../world/wait.ts";
+import { PATIENCE_MS, until } from "../world/wait.ts";
 import { deadline, type Fleet, fenceWords, withFleet } from "./fleet.ts";
 
 /** A fleet on three members of its own. */
@@ -15,11 +15,6 @@ async function withCluster(ms: number, work: (fleet: Fleet, etcd: EtcdCluster) =
   }
 }
 
-async function asked(machine: Machine, phase: string): Promise<void> {
-  const started = () => machine.notes("health-start").some((note) => note.subject === phase);
-  await until(`${machine.name} to be asked in phase ${phase}`, started, 30_000);
-}
-
 /** When the leader dies: each brings a to the moment, kills, and lets a go on. */
 const MOMENTS: Readonly<
   Record<string, (a: Machine, b: Machine, fleet: Fleet, kill: () => Promise<void>) => Promise<void>>
@@ -28,14 +23,14 @@ const MOMENTS: Readonly<
     a.flag("hold-pre-lock", true);
     a.start();
     b.start();
-    await asked(a, "pre-lock");
+    await a.asked("pre-lock");
     a.flag("hold-pre-lock", false);
     await kill();
   },
   "during post-lock health": async (a, b, fleet, kill) => {
     a.flag("hold-post-lock", true);
     a.start();
-    await asked(a, "post-lock");
+    await a.asked("post-lock");
     b.start();
     await fleet.queued(b);
     await kill();
@@ -47,23 +42,23 @@ for (const [moment, act] of Object.entries(MOMENTS))
   test.concurrent(
     `a leader that is killed ${moment} brings two down together, or the line to a halt`,
     () =>
-      withCluster(90_000, async (fleet, etcd) => {
+      withCluster(120_000, async (fleet, etcd) => {
         const [a, b] = [fleet.add("a"), fleet.add("b")];
         await act(a, b, fleet, async () => await (await etcd.leader()).kill());
         const killed = Date.now();
-        await Promise.all([a, b].map((machine) => machine.comesTo("verified", 1, 60_000)));
+        await Promise.all([a, b].map((machine) => machine.comesTo("verified")));
         const { downs } = await fleet.verdict();
         expect(downs.map(({ node }) => node).toSorted()).toEqual(["a", "b"]);
         expect(Date.now() - killed).toBeLessThan(45_000);
         expect([a, b].map((machine) => machine.notes("daemon").length)).toEqual([2, 2]);
       }),
-    deadline(110_000),
+    deadline(120_000),
   );
 
 test.concurrent(
   "a leader that is killed with the fence in its hands brings two down together, or the line to a halt",
   () =>
-    withCluster(90_000, async (fleet, etcd) => {
+    withCluster(120_000, async (fleet, etcd) => {
       const leader = await etcd.leader();
       const uplink = await fleet.uplink();
       // a talks to the leader first, so that the fence is on its way to it.
@@ -72,7 +67,7 @@ test.concurrent(
       const [a, b] = [fleet.add("a", { endpoints }), fleet.add("b")];
       a.flag("hold-post-lock", true);
       a.start();
-      await asked(a, "post-lock");
+      await a.asked("post-lock");
       b.start();
       await fleet.queued(b);
       const sent = uplink.when(fenceWords(a), "swallow");
@@ -80,11 +75,11 @@ test.concurrent(
       await sent;
       await leader.kill();
       await uplink.set("pass");
-      await Promise.all([a, b].map((machine) => machine.comesTo("verified", 1, 60_000)));
+      await Promise.all([a, b].map((machine) => machine.comesTo("verified")));
       const { downs } = await fleet.verdict();
       expect(downs.map(({ node }) => node).toSorted()).toEqual(["a", "b"]);
     }),
-  deadline(110_000),
+  deadline(120_000),
 );
 
 test.concurrent(
@@ -98,7 +93,7 @@ test.concurrent(
         machine.start();
         await fleet.queued(machine);
       }
-      await asked(a!, "post-lock");
+      await a!.asked("post-lock");
       const lost = [etcd.members[0]!, etcd.members[1]!];
       await Promise.all(lost.map((member) => member.kill()));
       a!.flag("hold-post-lock", false);
@@ -112,7 +107,7 @@ test.concurrent(
       expect((await a!.run("status")).code).toBe(1);
       expect(Date.now() - before).toBeLessThan(15_000);
       await Promise.all(lost.map((member) => member.start()));
-      await Promise.all(machines.map((machine) => machine.comesTo("verified", 1, 60_000)));
+      await Promise.all(machines.map((machine) => machine.comesTo("verified")));
       await fleet.verdict();
     }),
   deadline(170_000),
@@ -138,9 +133,13 @@ test.concurrent(
       }
       const back = Date.now();
       await Promise.all(etcd.members.map((member) => member.start()));
-      await until("the first command", () => machines.some((machine) => machine.notes("command").length > 0), 30_000);
+      await until(
+        "the first command",
+        () => machines.some((machine) => machine.notes("command").length > 0),
+        PATIENCE_MS,
+      );
       expect(Date.now() - back).toBeLessThan(30_000);
-      await Promise.all(machines.map((machine) => machine.comesTo("verified", 1, 60_000)));
+      await Promise.all(machines.map((machine) => machine.comesTo("verified")));
       await fleet.verdict();
     }),
   deadline(140_000),

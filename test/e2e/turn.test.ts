@@ -1,7 +1,7 @@
 /** One machine at a time, through slow boots, sick machines and machines that never return: the built executable on a real etcd. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { type EtcdCluster, startEtcd } from "../world/etcd.ts";
-import { until } from "../world/wait.ts";
+import { PATIENCE_MS, until } from "../world/wait.ts";
 import { deadline, withFleet } from "./fleet.ts";
 
 let etcd: EtcdCluster;
@@ -13,14 +13,14 @@ afterAll(async () => await etcd.stop());
 test.concurrent(
   "a second node goes down while the first is still booting: it waits through a boot three times as long as the lock's TTL",
   () =>
-    withFleet(etcd.endpoints, 90_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const config = { lock_ttl_sec: 10 };
       const a = fleet.add("a", { config, bootMs: 30_000 });
       const b = fleet.add("b", { config });
       a.start();
       await fleet.queued(a);
       b.start();
-      await a.comesTo("verified", 1, 60_000);
+      await a.comesTo("verified");
       await b.comesTo("verified");
       const { downs } = await fleet.verdict();
       expect(downs.map(({ node }) => node)).toEqual(["a", "b"]);
@@ -29,13 +29,13 @@ test.concurrent(
       // The hand-over does not wait for any lease to run out.
       expect(second!.from - first!.to).toBeLessThan(5_000);
     }),
-  deadline(90_000),
+  deadline(120_000),
 );
 
 test.concurrent(
   "a bad kernel takes the fleet down: a node that comes back sick holds the line, and the line goes on when it is healed",
   () =>
-    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const [a, b] = [fleet.add("a"), fleet.add("b")];
       a.start();
       await fleet.queued(a);
@@ -44,7 +44,7 @@ test.concurrent(
       a.flag("sick", true);
       const asked = () => a.notes("health-end").filter((note) => note.subject === "post-reboot");
       // Longer than the TTL of every lease, and asked again and again.
-      await until("the sick node to be asked again and again", () => asked().length >= 8, 30_000);
+      await until("the sick node to be asked again and again", () => asked().length >= 8, PATIENCE_MS);
       expect(asked().every((note) => note.value === "1")).toBe(true);
       expect(a.outcomes("recovering")).toBe(1);
       expect(b.notes("command")).toEqual([]);
@@ -61,7 +61,7 @@ test.concurrent(
       expect(downs.map(({ node }) => node)).toEqual(["a", "b"]);
       expect(downs[0]!.to).toBeGreaterThanOrEqual(healed);
     }),
-  deadline(60_000),
+  deadline(120_000),
 );
 
 test.concurrent(
@@ -80,7 +80,7 @@ test.concurrent(
       await fleet.history.seen(
         "a's sign of life to end",
         ({ key, deleted }) => deleted && key.includes("/alive/"),
-        30_000,
+        PATIENCE_MS,
       );
       const refused = await b.run("release", "--node", "a", "--reason", "too early");
       expect(refused).toMatchObject({ code: 3 });
@@ -140,12 +140,12 @@ test.concurrent(
       a.start();
       await fleet.queued(a);
       b.start();
-      await until("b to see a ghost", () => b.log("ghost").length > 0, 60_000);
+      await until("b to see a ghost", () => b.log("ghost").length > 0, PATIENCE_MS);
       // From here on nothing but the earlier ghost stands against a takeover, and b looks every second.
       const young = ({ key, deleted }: { key: string; deleted: boolean }) =>
         deleted && key.startsWith(`${group}/fresh/`);
       const { at } = await fleet.history.seen("the youth of a's turn to end", young, 90_000);
-      await until("b to have had ten more looks", () => Date.now() - at > 10_000, 20_000);
+      await until("b to have had ten more looks", () => Date.now() - at > 10_000, PATIENCE_MS);
       expect(b.log("takeover")).toEqual([]);
       expect(b.notes("command")).toEqual([]);
       await etcd.post("/v3/kv/deleterange", mark);
@@ -161,12 +161,12 @@ test.concurrent(
 test.concurrent(
   "more than slots allow are down together, or fewer than could be",
   () =>
-    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const machines = ["a", "b", "c", "d", "e"].map((name) =>
         fleet.add(name, { config: { slots: 2 }, bootMs: 2_000, wants: 2 }),
       );
       for (const machine of machines) machine.start();
-      await Promise.all(machines.map((machine) => machine.comesTo("verified", 2, 50_000)));
+      await Promise.all(machines.map((machine) => machine.comesTo("verified", 2, 100_000)));
       const { downs } = await fleet.verdict(2);
       expect(downs).toHaveLength(10);
       const beside = downs.filter((down) =>
@@ -174,7 +174,7 @@ test.concurrent(
       );
       expect(beside.length).toBeGreaterThan(3);
     }),
-  deadline(60_000),
+  deadline(120_000),
 );
 
 test.concurrent(
@@ -201,7 +201,7 @@ test.concurrent(
 test.concurrent(
   "one group waits for another: nodes with different lock keys take their turns side by side",
   () =>
-    withFleet(etcd.endpoints, 60_000, async (fleet) => {
+    withFleet(etcd.endpoints, 120_000, async (fleet) => {
       const [web1, web2] = ["web-1", "web-2"].map((name, i) =>
         fleet.add(name, { lockKey: "/web/lock", bootMs: i === 0 ? 12_000 : 0 }),
       );
@@ -214,5 +214,5 @@ test.concurrent(
       await Promise.all([web1!, web2!].map((machine) => machine.comesTo("verified")));
       await fleet.verdict();
     }),
-  deadline(60_000),
+  deadline(120_000),
 );

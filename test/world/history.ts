@@ -1,5 +1,5 @@
 /** What really happened in an etcd below a prefix, from revision 1 on: told by `etcdctl watch`, by none of our own code. */
-import { until } from "./wait.ts";
+import { PATIENCE_MS, until } from "./wait.ts";
 
 /** A watch that has not told of a change for so long after it was made has stalled. */
 const STALLED_MS = 5_000;
@@ -52,7 +52,7 @@ export function followHistory(endpoints: readonly string[], prefix: string): His
         const run = Bun.spawn(["etcdctl", "--command-timeout=5s", "put", mark, ""], { env, stdout: "ignore" });
         return (await run.exited) === 0;
       };
-      await until("the store to take a mark", put, 60_000);
+      await until("the store to take a mark", put, PATIENCE_MS);
       const told = () => history.seen("the mark", (change) => change.key === mark, STALLED_MS);
       // After a lost quorum etcdctl may hang on to a connection that will never say anything again.
       for (let tries = 0; tries < 4; tries++) {
@@ -62,7 +62,7 @@ export function followHistory(endpoints: readonly string[], prefix: string): His
       }
       await told();
     },
-    async seen(what, wanted, ms) {
+    async seen(what, wanted, ms = PATIENCE_MS) {
       let from = 0;
       return await until(
         what,

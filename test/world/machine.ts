@@ -5,7 +5,7 @@
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { processesWithEnv } from "../../src/kernel/exec.ts";
-import { until } from "./wait.ts";
+import { PATIENCE_MS, until } from "./wait.ts";
 
 /** In the environment of everything that runs on a machine. */
 const MACHINE_VARIABLE = "ROTA_TEST_MACHINE";
@@ -139,7 +139,7 @@ export class Machine {
     const process = this.#process;
     if (process === undefined) throw new Error(`${this.name} has no daemon`);
     process.kill(signal);
-    return await until(`the daemon of ${this.name} to end`, () => ended(process), 30_000);
+    return await until(`the daemon of ${this.name} to end`, () => ended(process), PATIENCE_MS);
   }
 
   /** Runs a command of the executable on this machine, with its configuration. */
@@ -157,11 +157,15 @@ export class Machine {
   /** A power cut: nothing runs any more. */
   async cut(): Promise<void> {
     await this.killDaemon();
-    await until(`everything on ${this.name} to end`, () => {
-      const left = processesWithEnv(MACHINE_VARIABLE, this.dir);
-      for (const { pid } of left) kill(pid);
-      return left.length === 0;
-    });
+    await until(
+      `everything on ${this.name} to end`,
+      () => {
+        const left = processesWithEnv(MACHINE_VARIABLE, this.dir);
+        for (const { pid } of left) kill(pid);
+        return left.length === 0;
+      },
+      PATIENCE_MS,
+    );
     rmSync(join(this.dir, "down"), { force: true });
     this.#note("off");
   }
@@ -220,12 +224,18 @@ export class Machine {
   }
 
   /** Waits until its daemon has come to this outcome anew `times` times. */
-  async comesTo(status: string, times = 1, ms = 30_000): Promise<void> {
+  async comesTo(status: string, times = 1, ms = PATIENCE_MS): Promise<void> {
     await until(`${this.name} to come to "${status}" (${times})`, () => this.outcomes(status) >= times, ms);
   }
 
+  /** Waits until its health script was started in this phase. */
+  async asked(phase: string): Promise<void> {
+    const started = () => this.notes("health-start").some((note) => note.subject === phase);
+    await until(`${this.name} to be asked in phase ${phase}`, started, PATIENCE_MS);
+  }
+
   /** Waits until something was noted on it `times` times. */
-  async noted(what: string, times = 1, ms = 30_000): Promise<Note> {
+  async noted(what: string, times = 1, ms = PATIENCE_MS): Promise<Note> {
     const wanted = () => this.notes(what)[times - 1];
     return await until(`${this.name} to note "${what}" (${times})`, wanted, ms);
   }

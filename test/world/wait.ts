@@ -1,5 +1,11 @@
 /** Waiting for something to become true, with a deadline and a sentence: no test sleeps for a fixed time and hopes. */
 
+/**
+ * How long a test of whole machines waits for what must happen, ms: enough for a computer with too much to do. Where a bound is part of
+ * a promise, the test measures it for itself.
+ */
+export const PATIENCE_MS = 60_000;
+
 /** Resolves with the first value of `look` that is neither undefined, null nor false; throws after `ms` (default 15 s) naming `what`. */
 export async function until<T>(
   what: string,
