@@ -19,8 +19,9 @@ export type State =
   /** Is a reboot wanted, and do my own gates allow to ask for it? */
   | { readonly at: "steady"; readonly notBefore: number }
   | { readonly at: "joining"; readonly reason: string }
-  | { readonly at: "waiting"; readonly place: Place; readonly rechecked: number }
-  | { readonly at: "owning"; readonly place: Place }
+  /** `by`: it has owned already, and stumbled on the way to the fence; the deadline stays what it was. */
+  | { readonly at: "waiting"; readonly place: Place; readonly rechecked: number; readonly by?: number | undefined }
+  | { readonly at: "owning"; readonly place: Place; readonly by: number }
   /** The slow gates, under the lease. */
   | { readonly at: "checking"; readonly place: Place; readonly by: number }
   | { readonly at: "fencing"; readonly place: Place; readonly by: number }
@@ -167,6 +168,7 @@ export function step<S extends State["at"]>(
   return (TRANSITIONS[state.at] as Transition<S>)(state, fact, rules, now);
 }
 
+const TOO_LATE = "this node did not get from its turn to the reboot in time; the next one may go on";
 const RESTARTED = "the daemon was started again in the boot in which it had started the reboot command";
 /** So long ago that everything is due again. */
 const LONG_AGO = Number.NEGATIVE_INFINITY;
@@ -247,15 +249,16 @@ const TRANSITIONS: { readonly [S in State["at"]]: Transition<S> } = {
     }
     const rechecked = fact.look === undefined ? state.rechecked : now;
     const notice = fact.owns ? refusal(fact.shared) : say("lock_unavailable", fact.words);
-    if (notice === undefined) return go({ at: "owning", place });
+    if (notice === undefined) {
+      const by = state.by ?? now + rules.ownDeadlineMs;
+      return now < by ? go({ at: "owning", place, by }) : give(place, say("lock_unavailable", TOO_LATE));
+    }
     if (rules.mode === "once") return give(place, notice);
     return go({ at: "waiting", place, rechecked }, fact.owns ? SHARED_MS : 0, notice);
   },
 
-  owning: ({ place }, { mine }, rules, now) =>
-    mine
-      ? go({ at: "checking", place, by: now + rules.ownDeadlineMs })
-      : give(place, say("lock_unavailable", "the place in line was lost"), true),
+  owning: ({ place, by }, { mine }) =>
+    mine ? go({ at: "checking", place, by }) : give(place, say("lock_unavailable", "the place in line was lost"), true),
 
   checking: ({ place, by }, look) => {
     const notice = refusal(look.gates) ?? cleared(look);
@@ -374,7 +377,7 @@ export function stumble(state: State, leaseDead: boolean, why: string): State {
     case "checking":
     case "fencing":
       if (leaseDead) return { at: "leaving", lease: state.place.lease, notBefore: 0, soon: true };
-      return { at: "waiting", place: state.place, rechecked: LONG_AGO };
+      return { at: "waiting", place: state.place, rechecked: LONG_AGO, by: state.by };
     case "launching":
       return { at: "withdrawing", fenced: state.fenced, keep: true, why, failures: 0 };
     case "joining":
