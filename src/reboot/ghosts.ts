@@ -7,13 +7,18 @@ import { takeOver } from "../turn/recover.ts";
 
 /** How often silence is checked at the most, ms. */
 const LOOK_MS = 10_000;
+/** Between two looks no more than this counts as silence, ms: a waiter's own scripts may take a while. */
+const MOST_BETWEEN_MS = 3 * LOOK_MS;
 
 export class GhostHunt {
   readonly #ctx: TurnContext;
   readonly #log: Log;
   readonly #maxHoldMs: number;
-  /** The silent holder that is being timed, by key and mod-revision, and since when on this process's own monotonic clock. */
-  #timed: { readonly id: string; readonly since: number } | undefined;
+  /**
+   * The silent holder that is being timed, by key and mod-revision: how long it was seen silent on this process's own monotonic clock, and
+   * when it was looked at last. Time in which nobody could look (the store away) is nobody's silence.
+   */
+  #timed: { readonly id: string; readonly silentMs: number; readonly at: number } | undefined;
 
   constructor(ctx: TurnContext, log: Log, maxHoldMs: number) {
     this.#ctx = ctx;
@@ -42,14 +47,16 @@ export class GhostHunt {
       return;
     }
     const id = `${holder.key} ${holder.mod}`;
-    if (this.#timed?.id !== id) {
-      this.#timed = { id, since: now };
+    const before = this.#timed?.id === id ? this.#timed : undefined;
+    const silentMs = before === undefined ? 0 : before.silentMs + Math.min(now - before.at, MOST_BETWEEN_MS);
+    this.#timed = { id, silentMs, at: now };
+    if (before === undefined) {
       this.#log("warn", "ghost", `${holder.value.node} is in its turn and silent`, {
         node: holder.value.node,
         lock_id: holder.value.turn_id,
       });
     }
-    if (now - this.#timed.since < this.#maxHoldMs) return;
+    if (silentMs < this.#maxHoldMs) return;
     const shut = snap.gates.find((gate) => !gate.open && gate.name !== "cooldown");
     if (shut !== undefined) {
       this.#log("warn", "ghost_kept", `the turn of ${holder.value.node} is not taken over: ${shut.why}`);
