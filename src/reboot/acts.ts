@@ -4,7 +4,7 @@ import { call, type Fenced, type Place, type Self, type TurnContext } from "../t
 import { settle } from "../turn/fence.ts";
 import { enrol } from "../turn/live.ts";
 import { leave, writeOwned } from "../turn/queue.ts";
-import { type Survey, survey, turnOf } from "../turn/recover.ts";
+import { layGhost, type Survey, survey, turnOf } from "../turn/recover.ts";
 import { setStop } from "../turn/stop.ts";
 import { Contending } from "./contend.ts";
 import { lookAround } from "./gates.ts";
@@ -69,13 +69,14 @@ export class Acts {
     const leases = new Set<string>();
     const unfenced = record?.state === "open" && record.bootId === self.bootId ? record : undefined;
     if (unfenced) leases.add(unfenced.lease);
-    let found = await survey(this.#node.turn, this.#node.signal);
+    const known = record?.key;
+    let found = await survey(this.#node.turn, this.#node.signal, known);
     for (const contender of found.leased) leases.add(contender.lease);
     for (const lease of leases) {
       log("info", "left_over", "leaving the line where an earlier run of this daemon stood", { lease_id: lease });
       await leave(this.#node.turn, lease, this.#node.signal);
     }
-    if (leases.size > 0) found = await survey(this.#node.turn, this.#node.signal);
+    if (leases.size > 0) found = await survey(this.#node.turn, this.#node.signal, known);
     await this.#node.seen.observe(found);
     await this.#node.seen.save();
     refuseClone(found, record, self);
@@ -117,7 +118,10 @@ export class Acts {
     if (strayTurn) return { gates: [], required: false, reason: "", strayTurn };
     if (found.roster === undefined || found.roster.machine !== self.machine)
       await enrol(this.#node.turn, this.#node.signal);
-    return await lookAround(probes, 0, (phase, verdict) => this.#node.tell(phase, verdict), this.#node.signal);
+    const look = await lookAround(probes, 0, (phase, verdict) => this.#node.tell(phase, verdict), this.#node.signal);
+    if (found.ghost !== undefined && this.#node.report.healthy)
+      await layGhost(this.#node.turn, found.ghost, this.#node.signal);
+    return look;
   }
 }
 

@@ -117,12 +117,13 @@ export class Contending {
     const gates = [...(await probes.quick()), ...snap.gates];
     if (gates.some((gate) => !gate.open)) return { kind: "closed", gates };
     if (settings.rules.mode !== "run") return { kind: "ready" };
-    const youth = await store.grant(call("turn.youth", signal), YOUTH_TTL_SEC);
     await this.#node.seen.save();
     await memory.saveTurn(await this.#newRecord(place, snap.storeId));
+    // The deadline of the command counts from here: however slow the disk was and the grant is, the command starts while the youth lives.
+    const sentAt = clock.boottime();
+    const youth = await store.grant(call("turn.youth", signal), YOUTH_TTL_SEC);
     signal.throwIfAborted();
     // From here on nothing cuts the call short but its own deadline: its answer decides.
-    const sentAt = clock.boottime();
     try {
       const fenced = await fence(this.#node.turn, place, { ...snap, me }, youth);
       if (fenced === undefined) return { kind: "changed" };

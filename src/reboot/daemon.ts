@@ -107,7 +107,8 @@ class Daemon {
     }
     if (fault.kind === "roster.taken") {
       this.#notice({ outcome: "name_taken", why: fault.message });
-      return { next: { at: "refused", why: fault.message }, waitMs: 0 };
+      // A place in line is left first: nobody is to wait behind a machine that must not take part.
+      return { next: closing(state) ?? { at: "refused", why: fault.message }, waitMs: 0 };
     }
     if (settings.rules.mode === "once") this.#failed = fault;
     const next = stumble(state, this.#acts.placeLost, fault.message);

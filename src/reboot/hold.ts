@@ -18,6 +18,8 @@ interface Command {
 export class Holding {
   readonly #node: NodeState;
   #command: Command | undefined;
+  /** A turn that has been ended, and turn.json does not say so yet. */
+  #ended: string | undefined;
 
   constructor(node: NodeState) {
     this.#node = node;
@@ -34,12 +36,11 @@ export class Holding {
     // The marker is on disk before the command can be: a crash in between counts as launched, which is slow but safe.
     await memory.saveTurn({ ...record, state: "launched", launchedAt });
     const age = clock.boottime() - sentAt;
-    if (age > EXEC_DEADLINE_MS || this.#node.signal.aborted) {
+    // A clock that went back says nothing about the age.
+    const late = !(age >= 0 && age <= EXEC_DEADLINE_MS);
+    if (late || this.#node.signal.aborted) {
       await memory.saveTurn(record);
-      const why =
-        age > EXEC_DEADLINE_MS
-          ? `the fence was ${Math.round(age)} ms old, too old to reboot on`
-          : "the daemon was stopped";
+      const why = late ? `the fence was ${Math.round(age)} ms old, too old to reboot on` : "the daemon was stopped";
       return { launched: false, why, until: 0 };
     }
     const launched = host.launch(fenced.place.turnId, fenced.place.reason);
@@ -58,7 +59,9 @@ export class Holding {
     const left = await withdraw(this.#node.turn, fenced, live, keep && !this.#node.placeLost);
     this.#node.live.forget();
     const record = await memory.loadTurn();
-    if (record !== undefined) await memory.saveTurn({ ...record, state: "closed", failures });
+    // A turn that was given back before its command says nothing about those whose command came to nothing.
+    if (record !== undefined)
+      await memory.saveTurn({ ...record, state: "closed", failures: Math.max(failures, record.failures) });
     if (this.#node.contention) this.#node.contention.waitMs = 0;
     return { left };
   }
@@ -90,7 +93,7 @@ export class Holding {
     // Once more: the script took its time.
     const late = await host.goingDown(this.#node.signal);
     if (late !== undefined) return no(`the system may still go down: ${late}`);
-    const held = (await survey(this.#node.turn, this.#node.signal)).turn;
+    const held = (await survey(this.#node.turn, this.#node.signal, record?.key)).turn;
     if (held === undefined && record !== undefined) await memory.saveTurn({ ...record, state: "closed", failures });
     return { settled: true, why: "", failures };
   }
@@ -109,17 +112,18 @@ export class Holding {
   async finish({ held }: Extract<State, { at: "finishing" }>): Promise<FactOf["finishing"]> {
     const { memory, settings } = this.#node.ports;
     const { turnId, key } = held.place;
-    const live = await this.#node.live.mark(this.#node.report);
-    const ended = await endTurn(
-      this.#node.turn,
-      { key, mod: held.mod },
-      { turnId, live, cooldownSec: settings.cooldownSec },
-    );
-    this.#node.live.forget();
-    if (ended === "ended") {
-      const record = await memory.loadTurn();
-      if (record !== undefined) await memory.saveTurn({ ...record, state: "closed", failures: 0 });
+    // Once is enough: while turn.json cannot be written this act is repeated, and each time would start the cooldown anew.
+    if (this.#ended !== turnId) {
+      const live = await this.#node.live.mark(this.#node.report);
+      const ending = { turnId, live, cooldownSec: settings.cooldownSec };
+      const ended = await endTurn(this.#node.turn, { key, mod: held.mod }, ending);
+      this.#node.live.forget();
+      if (ended !== "ended") return { ended };
+      this.#ended = turnId;
     }
-    return { ended };
+    const record = await memory.loadTurn();
+    if (record !== undefined) await memory.saveTurn({ ...record, state: "closed", failures: 0 });
+    this.#ended = undefined;
+    return { ended: "ended" };
   }
 }

@@ -27,10 +27,16 @@ export interface Survey {
   readonly health: HealthRecord | undefined;
   /** The daemon that shows itself alive with my machine id, by node name and boot id; my own earlier ones too. */
   readonly alive: { readonly node: string; readonly bootId: string } | undefined;
+  /** Mod-revision of the mark of a takeover that has ended a turn of this machine, and no verified turn has ended since. */
+  readonly ghost: Int64 | undefined;
 }
 
-/** Step 1: one linearizable look at the line and at my own records. */
-export async function survey(ctx: TurnContext, signal?: AbortSignal): Promise<Survey> {
+/**
+ * Step 1: one linearizable look at the line and at my own records. `recorded` is the key that turn.json knows: after a change of lock_key
+ * it stands in the line of another group, and is mine all the same.
+ */
+export async function survey(ctx: TurnContext, signal?: AbortSignal, recorded?: string): Promise<Survey> {
+  const elsewhere = recorded !== undefined && !recorded.startsWith(ctx.space.line) ? recorded : undefined;
   const { space, store, self } = ctx;
   const answer = await store.txn(call("turn.survey", signal), {
     then: [
@@ -38,10 +44,13 @@ export async function survey(ctx: TurnContext, signal?: AbortSignal): Promise<Su
       { get: space.roster + self.node },
       { get: space.health + self.node },
       { get: space.alive + self.machine },
+      { get: space.ghosts + self.machine },
+      ...(elsewhere === undefined ? [] : [{ get: elsewhere }]),
     ],
   });
   const line = readLine(space, answer.reads[0] ?? []);
-  const mine = line.filter((contender) => contender.value?.machine === self.machine);
+  const left = readLine({ line: elsewhere?.replace(/[^/]*$/, "") ?? "" }, answer.reads[5] ?? []);
+  const mine = [...line, ...left].filter((contender) => contender.value?.machine === self.machine);
   const roster = answer.reads[1]?.[0];
   const health = answer.reads[2]?.[0];
   const alive = readObject(answer.reads[3]?.[0]?.value ?? "");
@@ -55,7 +64,15 @@ export async function survey(ctx: TurnContext, signal?: AbortSignal): Promise<Su
     roster: roster && readRosterEntry(roster.value),
     health: health && readHealthRecord(health.value),
     alive: alive && { node: String(alive["node"]), bootId: String(alive["boot_id"]) },
+    ghost: answer.reads[4]?.[0]?.modRevision,
   };
+}
+
+/** This machine has proven itself healthy outside a turn: the ghost that it was taken for at revision `mod` is none any more. */
+export async function layGhost(ctx: TurnContext, mod: Int64, signal?: AbortSignal): Promise<void> {
+  const key = ctx.space.ghosts + ctx.self.machine;
+  const same: Compare = { target: "mod", key, is: "=", to: mod };
+  await ctx.store.txn(call("turn.lay-ghost", signal), { if: [same], then: [{ delete: key }] });
 }
 
 /** What is written when a turn ends well. */

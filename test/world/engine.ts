@@ -97,6 +97,8 @@ export class Line {
   readonly sent: { readonly label: string; readonly txn: Txn }[] = [];
   readonly #fates = new Map<string, Fate[]>();
   readonly #held: (() => Promise<TxnResult>)[] = [];
+  /** Whoever is at this end does not exist any more: nothing is sent, and nothing comes back. */
+  dead = false;
   /** Called before a transaction with this label is carried out. */
   readonly before = new Map<string, () => unknown>();
 
@@ -142,6 +144,12 @@ export class Line {
   }
 
   async #pass<T>(call: Call, work: () => Promise<T>): Promise<T> {
+    if (this.dead) return await new Promise<never>(() => undefined);
+    const answer = await this.#fare(call, work);
+    return this.dead ? await new Promise<never>(() => undefined) : answer;
+  }
+
+  async #fare<T>(call: Call, work: () => Promise<T>): Promise<T> {
     const fate = this.#fates.get(call.label)?.shift();
     if (fate === undefined || fate === "as usual") return await work();
     if (fate instanceof Fault) throw fate;
