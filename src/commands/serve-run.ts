@@ -12,6 +12,8 @@ import type { serve, serveUserAdd, serveUserList, serveUserPasswd, serveUserRemo
 /** Serves until a signal ends it. */
 export async function runServe(ctx: ContextOf<typeof serve>): Promise<number> {
   const { flags, signal, stderr, called } = ctx;
+  // The executable is built to compile almost nothing, for daemons that idle (scripts/build.ts); a server of many does not.
+  Bun.unsafe.setJITPolicy(1);
   const clock = realClock();
   const log = logTo(stderr, clock, flags["log-format"]);
   const served = startServe(
