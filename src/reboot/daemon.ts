@@ -59,7 +59,7 @@ class Daemon {
         const { next, waitMs } = await this.#turn(state);
         if (next.at !== state.at) log("debug", "state", "", { from: state.at, to: next.at });
         state = next;
-        if (waitMs > 0) await clock.sleep(waitMs, this.#signal).catch(() => undefined);
+        if (waitMs > 0 && !this.#done(state)) await clock.sleep(waitMs, this.#signal).catch(() => undefined);
       }
       await this.#close(state);
     } finally {
