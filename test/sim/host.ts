@@ -34,6 +34,8 @@ export class SimMachine {
   downByTurn = false;
   unverified = false;
   excused = false;
+  /** A restore of the store has forgotten its turn. When no running node has seen a newer revision, nobody can know. */
+  forgotten = false;
   verifiedAt = 0;
   fencedAt = 0;
   /** Requests that a partition holds up. */
@@ -392,6 +394,7 @@ export class Life {
       world.tell(`${machine.name}: is VERIFIED healthy`);
       machine.unverified = false;
       machine.excused = false;
+      machine.forgotten = false;
       machine.verifiedAt = world.scheduler.now;
     }
     return healthy;

@@ -102,11 +102,12 @@ export class Oracle {
     if (world.scheduler.now < (this.#cooldownUntil[group] ?? 0))
       this.#fail(3, `${actor.name} was fenced inside the cooldown`);
     const others = world.machines.filter((m) => m !== actor);
-    const up = others.filter((m) => !atRisk(m) && !this.holds(m)).length;
+    const up = others.filter((m) => m.forgotten || (!atRisk(m) && !this.holds(m))).length;
     if (up < world.plan.minUp)
       this.#fail(3, `${actor.name} was fenced against policy: ${up} up, ${world.plan.minUp} wanted`);
     this.#permanent.set(key, { key, machine: actor.hash, group });
     actor.excused = false;
+    actor.forgotten = false;
     actor.fencedAt = world.scheduler.now;
   }
 

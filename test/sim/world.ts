@@ -230,7 +230,7 @@ export class World {
     this.#db = Database.deserialize(this.#backup);
     this.engine = this.#openStore();
     // What the backup has forgotten, the operator has to know of; that is why everything stops until he has looked.
-    for (const m of this.machines) if (atRisk(m)) m.excused = true;
+    for (const m of this.machines) if (atRisk(m)) m.excused = m.forgotten = true;
     this.oracle.restored();
     const resume = () => {
       const quiet = this.machines.every((m) => m.up && !atRisk(m));
@@ -256,10 +256,12 @@ export class World {
     if (act < 0.25) {
       this.tell("operator: STOP");
       const stop = { who: "op", why: "test", now: scheduler.now, everywhere };
-      guard(setStop(operatorStore(this), space, { label: "stop" }, stop));
-      scheduler.in(chance.between(2_000, 40_000), () => {
+      const resume = () => {
         if (!this.storeDown) guard(clearStop(operatorStore(this), space, { label: "resume" }, everywhere));
-      });
+      };
+      // A stop that somebody else has set, Rota after a restore for one, is not this operator's to take back.
+      const set = setStop(operatorStore(this), space, { label: "stop" }, stop);
+      guard(set.then((mine) => mine && scheduler.in(chance.between(2_000, 40_000), resume)));
       return;
     }
     guard(
