@@ -60,7 +60,7 @@ export class Acts {
   }
 
   async #start(): Promise<FactOf["starting"]> {
-    const { memory, self, settings, log } = this.#node.ports;
+    const { memory, self, settings, log, clock } = this.#node.ports;
     this.#node.drop();
     this.#node.live.forget();
     let record = await memory.loadTurn();
@@ -96,6 +96,7 @@ export class Acts {
         namesake &&
         `another machine named ${self.node} is in its turn (${namesake.key}); two machines must not share a node_name`,
       bootId: self.bootId,
+      graceUntil: clock.boottime() + settings.rules.graceMs,
     };
   }
 

@@ -44,7 +44,10 @@ function move<S extends At>(state: In<S>, fact: FactOf[S], over: Partial<Rules> 
 
 describe("the start table", () => {
   const start = (fact: Partial<FactOf["starting"]>) =>
-    move({ at: "starting" }, { turn: undefined, record: undefined, namesake: undefined, bootId: "b2", ...fact });
+    move(
+      { at: "starting" },
+      { turn: undefined, record: undefined, namesake: undefined, bootId: "b2", graceUntil: 99, ...fact },
+    );
   const record = (bootId: string, until?: number, turnId = "t1") => ({ place: { ...place, turnId }, bootId, until });
 
   test.each([
@@ -57,11 +60,19 @@ describe("the start table", () => {
   });
 
   test.each([
-    ["no turn.json", undefined],
-    ["turn.json open", record("b2")],
+    ["no turn.json, or a closed one", undefined],
+    ["turn.json open, but of another turn", record("b2", undefined, "t0")],
     ["turn.json launched, but of another turn", record("b2", 5, "t0")],
-  ])("permanent key of this boot, %s: withdraw", (_, known) => {
+  ])("permanent key of this boot, %s: nobody knows, so the command may have been started just now", (_, known) => {
     expect(start({ turn: { fenced, bootId: "b2" }, record: known }).next).toMatchObject({
+      at: "aftermath",
+      held: fenced,
+      until: 99,
+    });
+  });
+
+  test("permanent key of this boot, open and not launched: withdraw", () => {
+    expect(start({ turn: { fenced, bootId: "b2" }, record: record("b2") }).next).toMatchObject({
       at: "withdrawing",
       fenced,
       keep: false,
@@ -504,6 +515,7 @@ describe("whatever the facts", () => {
       record: fc.option(anyRecord, { nil: undefined }),
       namesake: fc.option(text, { nil: undefined }),
       bootId: fc.constantFrom("b1", "b2"),
+      graceUntil: number,
     }),
     refused: fc.constant({}),
     halting: fc.constant({}),

@@ -107,6 +107,8 @@ export interface FactOf {
     readonly record: { readonly place: Place; readonly bootId: string; readonly until: number | undefined } | undefined;
     readonly namesake: string | undefined;
     readonly bootId: string;
+    /** The end of the grace of a command that were started now, ms since boot. */
+    readonly graceUntil: number;
   };
   refused: Record<never, never>;
   halting: Record<never, never>;
@@ -170,6 +172,7 @@ export function step<S extends State["at"]>(
 
 const TOO_LATE = "this node did not get from its turn to the reboot in time; the next one may go on";
 const RESTARTED = "the daemon was started again in the boot in which it had started the reboot command";
+const FORGOTTEN = "turn.json does not know of the turn that this machine is in";
 /** So long ago that everything is due again. */
 const LONG_AGO = Number.NEGATIVE_INFINITY;
 
@@ -194,12 +197,14 @@ export function refusal(gates: readonly Gate[]): Notice | undefined {
 }
 
 const TRANSITIONS: { readonly [S in State["at"]]: Transition<S> } = {
-  starting: (_, { turn, record, namesake, bootId }) => {
+  starting: (_, { turn, record, namesake, bootId, graceUntil }) => {
     if (turn !== undefined) {
       const { fenced } = turn;
       if (turn.bootId !== bootId) return go({ at: "recovering", held: fenced });
-      if (record?.until !== undefined && record.place.turnId === fenced.place.turnId)
-        return go({ at: "aftermath", held: fenced, until: record.until, why: RESTARTED });
+      // turn.json is written before the fence: one that does not know this turn was lost, and nobody knows whether the command was started.
+      const known = record?.place.turnId === fenced.place.turnId;
+      if (!known) return go({ at: "aftermath", held: fenced, until: graceUntil, why: FORGOTTEN });
+      if (record.until !== undefined) return go({ at: "aftermath", held: fenced, until: record.until, why: RESTARTED });
       const why = "the daemon ended before the reboot command was started";
       return go({ at: "withdrawing", fenced, keep: false, why, failures: 0 });
     }
