@@ -53,7 +53,7 @@ function save(dir: string, file: string, value: unknown): void {
   const next = `${file}.new`;
   try {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
-    synced(next, "w", (fd) => void writeSync(fd, `${JSON.stringify(value)}\n`));
+    synced(next, "w", (fd) => writeAll(fd, Buffer.from(`${JSON.stringify(value)}\n`)));
     renameSync(next, file);
     synced(dir, "r", () => undefined);
   } catch (error) {
@@ -62,6 +62,11 @@ function save(dir: string, file: string, value: unknown): void {
       retry: "later",
     });
   }
+}
+
+/** A disk that fills up may take a part and say so only by the number of bytes. */
+function writeAll(fd: number, bytes: Buffer): void {
+  for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
 }
 
 function synced(path: string, flags: "w" | "r", work: (fd: number) => void): void {

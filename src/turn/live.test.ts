@@ -233,6 +233,15 @@ describe("forget", () => {
     expect(await field.get(`${other.ghosts}m-a`)).toBeUndefined();
   });
 
+  test("the old name of a machine that lives on under a new one", async () => {
+    using field = new Field();
+    await known(field, "a");
+    await field.put(`${field.space.alive}m-a`, JSON.stringify({ node: "renamed", boot_id: "b" }));
+    await forget(field.store, field.space, "a");
+    expect(await field.get(`${field.space.roster}a`)).toBeUndefined();
+    expect(await field.get(`${field.space.alive}m-a`)).toBeDefined();
+  });
+
   test("when it gets in line meanwhile, nothing happens", async () => {
     using field = new Field();
     const a = await known(field, "a");

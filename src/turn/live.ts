@@ -4,7 +4,7 @@ import { EXIT, Fault, isFault } from "../kernel/errors.ts";
 import { add64, type Int64, type Store } from "../store/store.ts";
 import { call, type TurnContext } from "./context.ts";
 import type { LiveHealth } from "./fence.ts";
-import { type Keyspace, keyspace } from "./keys.ts";
+import { type Keyspace, keyspace, readObject } from "./keys.ts";
 import { readLine } from "./line.ts";
 import { type HealthRecord, type RosterEntry, readHealthRecord, readRosterEntry } from "./roster.ts";
 
@@ -240,7 +240,10 @@ export async function forget(store: Store, space: Keyspace, node: string, signal
   if (readLine(home, seen.reads[2] ?? []).some((contender) => contender.value?.node === node))
     throw refuse("it is in line or in its turn; end that first with `release`");
   const machine = entry?.machine;
-  if (seen.reads[3]?.some((kv) => kv.key === home.alive + machine)) throw refuse("its daemon is alive; stop it first");
+  const alive = seen.reads[3]?.find((kv) => kv.key === home.alive + machine);
+  // A machine that was renamed lives on under its new name, and must not keep the old one on the roster for ever.
+  const name = alive && (readObject(alive.value)?.["node"] ?? node);
+  if (name === node) throw refuse("its daemon is alive; stop it first");
   const answer = await store.txn(call("roster.forget", signal), {
     if: [
       { target: "mod", key, is: "=", to: roster?.modRevision ?? "0" },
