@@ -63,6 +63,7 @@ export async function measure(options: Options): Promise<Measurement> {
     notes: [
       "Private dirty is what the daemon has written and nobody else can use: what it really takes from the host.",
       "Private clean are pages of the executable's file. They count as private only because one process runs it, and the kernel drops them when it needs room.",
+      "The executable is read anew for each daemon, as after a boot; right after a build or a copy RSS is 5 MB more, all of it clean.",
       "/proc counts CPU in ticks of 10 ms: one tick in 60 s is 0.017 %.",
     ],
   };
@@ -87,6 +88,7 @@ async function watch(etcd: EtcdCluster, folder: string, pace: Pace, seconds: num
   writeFileSync(config, JSON.stringify(settings));
   const argv = [`${root}/dist/rota-linux-${process.arch}`, "reboot", "run", "--config", config, "--log-format", "json"];
   const log = Bun.file(join(state, "log"));
+  forgetFile(argv[0] ?? "");
   const child = Bun.spawn(argv, {
     stdin: "ignore",
     stdout: "ignore",
@@ -111,6 +113,15 @@ async function watch(etcd: EtcdCluster, folder: string, pace: Pace, seconds: num
     child.kill("SIGTERM");
     await child.exited;
   }
+}
+
+/**
+ * Drops what the kernel keeps in memory of a file. A daemon starts at boot and takes in only the pages that it touches; beside the whole
+ * file, freshly built or just read, the kernel maps more around each of them (5 to 8 MB of RSS).
+ */
+function forgetFile(path: string): void {
+  const { exitCode, stderr } = Bun.spawnSync(["dd", `if=${path}`, "iflag=nocache", "count=0"], { stderr: "pipe" });
+  if (exitCode !== 0) throw new Error(`dd: ${stderr}`);
 }
 
 /** How many calls this etcd has been sent, streams counted once. */
