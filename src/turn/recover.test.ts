@@ -292,6 +292,29 @@ describe("release", () => {
     expect(await field.get(place.key)).toBeUndefined();
   });
 
+  test("a daemon that has come back since the turn was shown is asked about again", async () => {
+    using field = new Field();
+    const { place } = await turn(field, field.node("a"));
+    await field.clock.advance(61_000);
+    const seen = await shown(field);
+    await field.put(`${field.space.alive}m-a`, JSON.stringify({ node: "a", boot_id: "boot-a-1" }));
+    const fault = await faultOf(release(field.store, field.space, seen, by()));
+    expect(fault.kind).toBe("turn.changed");
+    expect(fault.message).toContain("the daemon of a has come or gone since");
+    expect(await field.get(place.key)).toBeDefined();
+    expect((await faultOf(release(field.store, field.space, await shown(field), by()))).kind).toBe("turn.refused");
+    await release(field.store, field.space, seen, by({ force: true }));
+  });
+
+  test("a refusal leaves no lease behind", async () => {
+    using field = new Field();
+    await turn(field, field.node("a"));
+    const seen = await shown(field);
+    const before = field.engine.leases();
+    await faultOf(release(field.store, field.space, seen, by()));
+    expect(field.engine.leases()).toEqual(before);
+  });
+
   test("a foreign key needs force", async () => {
     using field = new Field();
     await field.put(`${field.space.line}abc`, "etcdctl lock", await field.grant());
@@ -372,7 +395,9 @@ describe("takeover", () => {
     const at = await silent(field);
     await change(field, at);
     const before = await field.get(at.ghost.key);
+    const leases = field.engine.leases();
     expect(await takeOver(at.b, at.ghost, at.snap)).toBe(false);
+    expect(field.engine.leases()).toEqual(leases);
     expect(await field.get(at.ghost.key)).toEqual(before);
     expect(await field.get(`${field.space.ghosts}m-a`)).toBeUndefined();
   });

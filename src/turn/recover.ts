@@ -1,6 +1,6 @@
 /** Steps 1, 9, 10 and 11 of the turn: read what is mine after a start, end a turn, and let an operator or a takeover end one. */
 import { isoTime } from "../kernel/clock.ts";
-import { Fault } from "../kernel/errors.ts";
+import { Fault, isFault } from "../kernel/errors.ts";
 import type { Compare, Int64, Op, Store } from "../store/store.ts";
 import { call, type Fenced, type TurnContext } from "./context.ts";
 import { cooldownPut } from "./cooldown.ts";
@@ -147,6 +147,8 @@ export interface ShownTurn {
   readonly contender: Contender;
   /** The daemon that asked for this turn is still running, in the same boot. */
   readonly daemonAlive: boolean;
+  /** Mod-revision of the sign of life of its machine, in whichever boot; "0" when there is none. */
+  readonly aliveMod: Int64;
   /** The fence is so young that its owner may still run the reboot command. */
   readonly young: boolean;
 }
@@ -160,17 +162,18 @@ export async function showLine(store: Store, space: Keyspace, signal?: AbortSign
       { get: space.fresh(""), rangeEnd: `${space.fresh("").slice(0, -1)}0` },
     ],
   });
-  const boots = new Set(
-    (answer.reads[1] ?? []).map(
-      (kv) => `${kv.key.slice(space.alive.length)} ${String(readObject(kv.value)?.["boot_id"])}`,
-    ),
-  );
+  const signs = new Map((answer.reads[1] ?? []).map((kv) => [kv.key.slice(space.alive.length), kv]));
   const fresh = new Set((answer.reads[2] ?? []).map((kv) => kv.key));
-  return readLine(space, answer.reads[0] ?? []).map((contender) => ({
-    contender,
-    daemonAlive: contender.value !== undefined && boots.has(`${contender.value.machine} ${contender.value.boot_id}`),
-    young: contender.value !== undefined && fresh.has(space.fresh(contender.value.turn_id)),
-  }));
+  return readLine(space, answer.reads[0] ?? []).map((contender) => {
+    const { value } = contender;
+    const sign = value && signs.get(value.machine);
+    return {
+      contender,
+      daemonAlive: sign !== undefined && String(readObject(sign.value)?.["boot_id"]) === value?.boot_id,
+      aliveMod: sign?.modRevision ?? "0",
+      young: value !== undefined && fresh.has(space.fresh(value.turn_id)),
+    };
+  });
 }
 
 /**
@@ -198,23 +201,35 @@ export async function release(
     );
   const turnId = value?.turn_id ?? contender.key.slice(space.line.length);
   const note = { node: value?.node ?? null, who: by.who, why: by.why, at: isoTime(by.at) };
+  // While the operator thought, the daemon may have been started again, and may be about to end what it finds or to go down.
+  const sameDaemon: Compare[] =
+    by.force || value === undefined
+      ? []
+      : [{ target: "mod", key: space.alive + value.machine, is: "=", to: shown.aliveMod }];
   const lease = await store.grant(call("turn.release", signal), ENDED_TTL_SEC);
   const answer = await store.txn(call("turn.release", signal), {
     if: [
       { target: "mod", key: contender.key, is: "=", to: contender.mod },
       { target: "create", key: space.fresh(turnId), is: "=", to: "0" },
+      ...sameDaemon,
     ],
     then: [{ delete: contender.key }, { put: space.ended(turnId), value: JSON.stringify(note), lease }],
     else: [{ get: contender.key }, { get: space.fresh(turnId) }],
   });
   if (answer.succeeded) return;
+  await giveBack(store, lease);
   if (answer.reads[1]?.length)
     throw new Fault(
       "turn.refused",
       `the turn of ${value?.node} was taken within the last ${60} s and its reboot command may be about to run; try again in a minute`,
       { retry: "later" },
     );
-  const gone = answer.reads[0]?.length === 0;
+  const now = answer.reads[0]?.[0];
+  if (now !== undefined && now.modRevision === contender.mod)
+    throw new Fault("turn.changed", `the daemon of ${value?.node} has come or gone since; look at the queue again`, {
+      retry: "later",
+    });
+  const gone = now === undefined;
   throw new Fault(
     "turn.changed",
     gone ? "the turn has ended meanwhile" : "the turn has changed since it was shown; look at the queue again",
@@ -251,7 +266,15 @@ export async function takeOver(
       { put: space.ended(turnId), value: JSON.stringify(note), lease },
     ],
   });
+  if (!answer.succeeded) await giveBack(store, lease);
   return answer.succeeded;
+}
+
+/** A lease that nothing came to hang on: the note about the end of a turn would keep it for a month. */
+async function giveBack(store: Store, lease: Int64): Promise<void> {
+  await store.revoke(call("turn.give-back"), lease).catch((error: unknown) => {
+    if (!isFault(error, "store")) throw error;
+  });
 }
 
 /** The turn that a contender of this machine stands for, with what a withdrawal needs. */

@@ -45,6 +45,8 @@ export async function setStop(
     if: [{ target: "create", key, is: "=", to: "0" }],
     then: [{ put: key, value: JSON.stringify(record), ...(lease !== undefined && { lease }) }],
   });
+  // One that was set already keeps its own end; the lease that was meant for this one would only lie about.
+  if (!set.succeeded && lease !== undefined) await store.revoke(call, lease);
   return set.succeeded;
 }
 
