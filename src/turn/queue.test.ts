@@ -159,6 +159,51 @@ describe("the watch of a waiter", () => {
     watch.close();
   });
 
+  test("what was seen to go makes an owner without another reading, if nobody else was ahead", async () => {
+    using field = new Field();
+    const first = await inLine(field, "a");
+    const second = await inLine(field, "b");
+    const watch = new LineWatch(second.node, second.place);
+    const { signal } = new AbortController();
+    const read = await watch.next(0, signal);
+    await field.delete(first.place.key);
+    const known = await watch.next(30_000, signal);
+    expect(known).toMatchObject({ deduced: true, revision: read.revision, position: { ahead: 0, owns: true } });
+    // Asked without patience it reads, as an owner does whose gates are shut.
+    expect((await watch.next(0, signal)).deduced).toBeUndefined();
+    watch.close();
+  });
+
+  test("the nearest one ahead may go before the others: then only a reading tells", async () => {
+    using field = new Field();
+    await inLine(field, "a");
+    const second = await inLine(field, "b");
+    const third = await inLine(field, "c");
+    const watch = new LineWatch(third.node, third.place);
+    const { signal } = new AbortController();
+    await watch.next(0, signal);
+    await field.delete(second.place.key);
+    const read = await watch.next(30_000, signal);
+    expect(read).toMatchObject({ position: { ahead: 1, owns: false } });
+    expect(read.deduced).toBeUndefined();
+    watch.close();
+  });
+
+  test("whose own key has lapsed meanwhile finds out when it writes that it owns", async () => {
+    using field = new Field();
+    const first = await inLine(field, "a");
+    const second = await inLine(field, "b");
+    const watch = new LineWatch(second.node, second.place);
+    const { signal } = new AbortController();
+    await watch.next(0, signal);
+    await field.revoke(second.place.lease);
+    await field.delete(first.place.key);
+    expect((await watch.next(30_000, signal)).position?.owns).toBe(true);
+    expect(await writeOwned(second.node, second.place)).toBe(false);
+    expect(await field.get(second.place.key)).toBeUndefined();
+    watch.close();
+  });
+
   test("with more slots it looks at every place of the line", async () => {
     using field = new Field();
     const first = await inLine(field, "a", 2);
