@@ -81,6 +81,11 @@ export class EmbeddedEngine {
     return this.#compacted;
   }
 
+  /** False once the database has failed, and after `close()`. */
+  get works(): boolean {
+    return this.#broken === undefined;
+  }
+
   /** How many watches are open. */
   get watchCount(): number {
     return this.#hub.size;
@@ -241,8 +246,13 @@ export class EmbeddedEngine {
     this.#revision = apply.revision;
     this.#hub.publish(this.#revision, apply.events);
     // In steps, so that the work is spread over many writes and costs each of them little.
-    if (this.#revision - this.#compacted >= this.#keep + Math.max(1, Math.ceil(this.#keep / 10)))
+    if (this.#revision - this.#compacted < this.#keep + Math.max(1, Math.ceil(this.#keep / 10))) return;
+    try {
       this.compact(this.#revision - this.#keep);
+    } catch (error) {
+      // The write is on disk: for its caller this must not look like a no, nor like a doubt. The next write tries again.
+      this.#log("error", "store_compaction_failed", sentence(error));
+    }
   }
 
   /**

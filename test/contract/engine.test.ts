@@ -172,6 +172,29 @@ describe("history", () => {
     expect(n).toBeLessThan(130);
   });
 
+  test("a write that is on disk is answered with yes, also when the compaction behind it finds the disk full", async () => {
+    const { engine, clock } = memory({ keepRevisions: 10 });
+    const { id } = engine.grant(60);
+    for (const key of ["a", "b", "c", "d"]) engine.put({ key, value: "", lease: "0" });
+    for (const key of ["e", "f", "g", "h"]) engine.put({ key, value: "", lease: id });
+    const { tables } = engine;
+    const compact = tables.compact.bind(tables);
+    let tries = 0;
+    tables.compact = () => {
+      tries++;
+      throw Object.assign(new Error("database or disk is full"), { code: "SQLITE_FULL" });
+    };
+    for (const key of ["a", "b", "c", "d"]) expect(engine.deleteRange({ key }).deleted).toBe(1);
+    engine.revoke(id);
+    expect(engine.range({ key: "\0", end: "\0" }).count).toBe(0);
+    expect(tries).toBeGreaterThan(1);
+    // What was put off is done as soon as it can be.
+    tables.compact = compact;
+    await clock.advance(10_000);
+    engine.put({ key: "k", value: "", lease: "0" });
+    expect(engine.revision - engine.compactedRevision).toBeLessThanOrEqual(11);
+  });
+
   test("any past revision reads as the store was then, and a watch from it tells exactly what happened since", () => {
     const key = fc.constantFrom("a", "a/b", "b", "é", "\0", "zz");
     const op = fc.oneof(
