@@ -62,9 +62,10 @@ export class Message {
 
   int64(name: string): Int64 {
     const value = this.#raw(name) ?? 0;
-    const text = typeof value === "number" || typeof value === "string" ? String(value) : "";
+    // A number beyond 2^53 has been rounded by JSON.parse: to go on with it would be to act on another lease.
+    const text = typeof value === "string" || Number.isSafeInteger(value) ? String(value) : "";
     if (!/^-?\d{1,19}$/.test(text) || BigInt.asIntN(64, BigInt(text)) !== BigInt(text))
-      throw bad(`json: cannot unmarshal ${kindOf(value)} ${text.slice(0, 40)} into Go value of type int64`);
+      throw bad(`json: cannot unmarshal ${kindOf(value)} ${String(value).slice(0, 40)} into Go value of type int64`);
     return BigInt(text).toString();
   }
 

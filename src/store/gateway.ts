@@ -1,7 +1,7 @@
 /** The embedded store for many: an HTTP server that speaks etcd's JSON gateway, so that one client serves both. */
 import type { Clock } from "../kernel/clock.ts";
 import { Fault, sentence } from "../kernel/errors.ts";
-import type { Log } from "../kernel/log.ts";
+import type { Level, Log } from "../kernel/log.ts";
 import type { EmbeddedEngine } from "./embedded.ts";
 import { AUTH_CALLS } from "./gateway-auth.ts";
 import { Guard } from "./gateway-guard.ts";
@@ -50,6 +50,8 @@ export interface Gateway {
 const VERSION = "3.4.0";
 /** base64 makes four bytes of three; the engine has the last word on what is too large. */
 const MOST_BODY_BYTES = 4 * 1024 * 1024;
+/** A name and a password, from anybody who can connect. */
+const MOST_LOGIN_BYTES = 16 * 1024;
 /** A connection that is idle for so long, s, is closed; watches are exempt. */
 const IDLE_SEC = 120;
 
@@ -63,18 +65,21 @@ interface Asked {
 export function startGateway(options: GatewayOptions): Gateway {
   const { engine, users, log, listen, tls } = options;
   const streams = new Set<WatchStream>();
-  const routes = handlers(options);
+  const routes = new Map(Object.entries(handlers(options)));
+  const extras = new Map(Object.entries(options.extra ?? {}));
   const forget = users.onChange(() => {
     // Rights have changed: whoever still may watch comes back by himself within a moment.
     if (options.trusted !== true) for (const stream of streams) stream.close();
   });
   const header = headerOf(engine);
   const respond = async (request: Request, server: Bun.Server<undefined>): Promise<Response> => {
-    const path = new URL(request.url).pathname;
-    if (path === "/health" || path === "/version") return plain(path, request);
+    // What it asks for as a host is part of the URL, and may be anything.
+    const path = URL.parse(request.url)?.pathname;
+    if (path === undefined) return text(400, "Bad Request\n");
+    if (path === "/health" || path === "/version") return plain(path, request, engine);
     const name = /^\/v3(?:beta)?\/(.+)$/.exec(path)?.[1];
-    const handler = name === undefined ? undefined : routes[name];
-    const extra = options.extra?.[path.slice(1)];
+    const handler = routes.get(name ?? "");
+    const extra = extras.get(path.slice(1));
     if (name !== "watch" && name !== "auth/authenticate" && handler === undefined && extra === undefined)
       return text(404, "Not Found\n");
     if (request.method !== "POST") return text(405, "Method Not Allowed\n");
@@ -84,22 +89,22 @@ export function startGateway(options: GatewayOptions): Gateway {
       return options.trusted === true ? ANYBODY : users.principal(token);
     };
     if (name === "watch") {
+      // etcd says no inside the stream. Here a stranger gets none: it would be kept open for him without end.
+      who();
       server.timeout(request, 0);
       const stream = new WatchStream({ engine, clock: options.clock, log, who, header });
       streams.add(stream);
       stream.onClose(() => streams.delete(stream));
       return new Response(stream.open(request.body), { headers: JSON_HEADERS });
     }
-    const message = new Message(parsed(await request.text()));
-    if (extra !== undefined) return json(200, await extra(message));
     if (name === "auth/authenticate") {
       const from = server.requestIP(request)?.address ?? "local";
-      return json(200, {
-        header: header(),
-        token: await users.authenticate(message.text("name"), message.text("password"), from),
-      });
+      return json(200, { header: header(), token: await logIn(request, from, users) });
     }
+    // Before the body: what strangers send is not kept.
     const principal = who();
+    const message = await messageOf(request, MOST_BODY_BYTES);
+    if (extra !== undefined) return json(200, await extra(message));
     return json(200, await (handler as Handler)({ message, who: principal, guard: new Guard(principal, engine) }));
   };
   const server = serve(listen, {
@@ -110,7 +115,8 @@ export function startGateway(options: GatewayOptions): Gateway {
       try {
         return await respond(request, self);
       } catch (error) {
-        return failed(error, log);
+        // Nobody waits for the answer to a request that was given up.
+        return failed(error, request.signal.aborted ? "debug" : "error", log);
       }
     },
   });
@@ -136,7 +142,7 @@ function serve(listen: GatewayOptions["listen"], options: Serve): Bun.Server<und
     // A unix socket has no idle time to speak of: the peer is on this machine.
     if ("unix" in listen) {
       const { idleTimeout: _, ...rest } = options;
-      return Bun.serve({ ...rest, unix: listen.unix });
+      return forOwnerOnly(() => Bun.serve({ ...rest, unix: listen.unix }));
     }
     return Bun.serve({ ...options, hostname: listen.hostname, port: listen.port });
   } catch (cause) {
@@ -145,10 +151,25 @@ function serve(listen: GatewayOptions["listen"], options: Serve): Bun.Server<und
   }
 }
 
+/** Whatever umask this process was started with: whoever may write to the socket may do everything. */
+function forOwnerOnly<T>(make: () => T): T {
+  const before = process.umask(0o177);
+  try {
+    return make();
+  } finally {
+    process.umask(before);
+  }
+}
+
 function tlsOf(tls: NonNullable<GatewayOptions["tls"]>): Bun.TLSOptions {
   const { cert, key, clientCa } = tls;
   if (clientCa === undefined) return { cert, key };
   return { cert, key, ca: clientCa, requestCert: true, rejectUnauthorized: true };
+}
+
+async function logIn(request: Request, from: string, users: Users): Promise<string> {
+  const message = await messageOf(request, MOST_LOGIN_BYTES);
+  return await users.authenticate(message.text("name"), message.text("password"), from);
 }
 
 /** The header that every answer has; there is one member and it has always led. */
@@ -292,9 +313,22 @@ function text(status: number, body: string): Response {
   return new Response(body, { status, headers: { "content-type": "text/plain; charset=utf-8" } });
 }
 
-function plain(path: string, request: Request): Response {
+function plain(path: string, request: Request, engine: EmbeddedEngine): Response {
   if (request.method !== "GET" && request.method !== "HEAD") return text(405, "Method Not Allowed\n");
-  return json(200, path === "/health" ? { health: "true" } : { etcdserver: VERSION, etcdcluster: VERSION });
+  if (path === "/version") return json(200, { etcdserver: VERSION, etcdcluster: VERSION });
+  return engine.works ? json(200, { health: "true" }) : json(503, { health: "false" });
+}
+
+/** The body as a message; it is not read beyond `most` bytes, however it comes. */
+async function messageOf(request: Request, most: number): Promise<Message> {
+  const pieces: Uint8Array[] = [];
+  let size = 0;
+  for await (const piece of request.body ?? []) {
+    size += piece.length;
+    if (size > most) throw refuse("tooLarge");
+    pieces.push(piece);
+  }
+  return new Message(parsed(Buffer.concat(pieces).toString("utf8")));
 }
 
 function parsed(body: string): unknown {
@@ -307,12 +341,12 @@ function parsed(body: string): unknown {
 }
 
 /** etcd's shape of an error. What is no refusal is no definite no, and must not look like one. */
-function failed(error: unknown, log: Log): Response {
+function failed(error: unknown, level: Level, log: Log): Response {
   if (error instanceof Refusal) {
     const { message, code } = error;
     return json(httpStatus(code), { error: message, message, code });
   }
-  log("error", "store_request_failed", sentence(error));
+  log(level, "store_request_failed", sentence(error));
   const message = `etcdserver: ${sentence(error)}`;
   return json(httpStatus(CODE.unavailable), { error: message, message, code: CODE.unavailable });
 }

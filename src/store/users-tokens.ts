@@ -14,6 +14,8 @@ const MOST_WAITING = 256;
 const FREE_TRIES = 5;
 const FIRST_WAIT_MS = 1000;
 const LONGEST_WAIT_MS = 60_000;
+/** What is logged of a name that anybody may have made up. */
+const LONGEST_LOGGED = 64;
 /** Addresses remembered at most. */
 const MOST_ADDRESSES = 10_000;
 
@@ -99,7 +101,7 @@ export class Tokens {
     this.#failures.set(login.from, { count, until: this.#clock.monotonic() + wait });
     trim(this.#failures, MOST_ADDRESSES);
     this.#log("warn", "store_login_failed", "a user name or password was wrong", {
-      user: login.name,
+      user: login.name.slice(0, LONGEST_LOGGED),
       from: login.from,
       count,
     });

@@ -208,7 +208,7 @@ describe("leases", () => {
 });
 
 describe("watches", () => {
-  test("a foreign key, a range over the edge and a wrong token are refused inside the stream, as etcd does", async () => {
+  test("a foreign key and a range over the edge are refused inside the stream, as etcd does", async () => {
     const first = async (create: object, as: string) => {
       const response = await fetch(`${gateway.url}/v3/watch`, {
         method: "POST",
@@ -229,10 +229,6 @@ describe("watches", () => {
     expect(await first({ key: b("victim/k") }, token)).toMatchObject(denied);
     expect(await first({ key: b("mallory/"), range_end: b("\0") }, token)).toMatchObject(denied);
     expect(await first({ key: "" }, token)).toMatchObject(denied);
-    expect(await first({ key: b("mallory/k") }, "stolen")).toMatchObject({
-      canceled: true,
-      cancel_reason: expect.stringContaining("invalid auth token"),
-    });
     expect(await first({ key: b("mallory/k") }, token)).not.toHaveProperty("canceled");
   });
 
