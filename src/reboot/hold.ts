@@ -1,8 +1,9 @@
 /** The acts of a machine that holds its turn: launch the reboot, give an unused turn back, come back, prove itself, end it. */
+import { isFault } from "../kernel/errors.ts";
 import type { Fenced } from "../turn/context.ts";
 import { EXEC_DEADLINE_MS, withdraw } from "../turn/fence.ts";
-import { endTurn, survey } from "../turn/recover.ts";
-import type { FactOf, State } from "./machine.ts";
+import { endTurn, endTurnWithoutRoom, survey } from "../turn/recover.ts";
+import type { FactOf, Held, State } from "./machine.ts";
 import type { NodeState } from "./node.ts";
 import type { Launched } from "./ports.ts";
 
@@ -110,13 +111,11 @@ export class Holding {
   }
 
   async finish({ held }: Extract<State, { at: "finishing" }>): Promise<FactOf["finishing"]> {
-    const { memory, settings } = this.#node.ports;
-    const { turnId, key } = held.place;
+    const { memory } = this.#node.ports;
+    const { turnId } = held.place;
     // Once is enough: while turn.json cannot be written this act is repeated, and each time would start the cooldown anew.
     if (this.#ended !== turnId) {
-      const live = await this.#node.live.mark(this.#node.report);
-      const ending = { turnId, live, cooldownSec: settings.cooldownSec };
-      const ended = await endTurn(this.#node.turn, { key, mod: held.mod }, ending);
+      const ended = await this.#end(held, turnId);
       this.#node.live.forget();
       if (ended !== "ended") return { ended };
       this.#ended = turnId;
@@ -125,5 +124,22 @@ export class Holding {
     if (record !== undefined) await memory.saveTurn({ ...record, state: "closed", failures: 0 });
     this.#ended = undefined;
     return { ended: "ended" };
+  }
+
+  async #end(held: Held, turnId: string): Promise<FactOf["finishing"]["ended"]> {
+    const { settings, log } = this.#node.ports;
+    const { key } = held.place;
+    try {
+      const live = await this.#node.live.mark(this.#node.report);
+      const ending = { turnId, live, cooldownSec: settings.cooldownSec };
+      return await endTurn(this.#node.turn, { key, mod: held.mod }, ending);
+    } catch (error) {
+      if (!isFault(error, "store.refused.full") || held.mod === undefined) throw error;
+      if (!(await endTurnWithoutRoom(this.#node.turn, { key, mod: held.mod }, turnId))) throw error;
+      log("warn", "store_full", "the store has no space left: this verified turn was ended without its cooldown", {
+        lock_id: turnId,
+      });
+      return "ended";
+    }
   }
 }

@@ -57,10 +57,16 @@ export class Refusal extends Fault {
   readonly code: number;
 
   constructor(message: string, code: number) {
-    super(message === ETCD.leaseNotFound[0] ? "store.no-lease" : "store.refused", message, { retry: "never" });
+    super(kindOf(message), message, { retry: "never" });
     this.name = "Refusal";
     this.code = code;
   }
+}
+
+/** etcd has one code for several refusals; its sentences are what tells these apart. */
+function kindOf(message: string): string {
+  if (message === ETCD.leaseNotFound[0]) return "store.no-lease";
+  return message === ETCD.noSpace[0] ? "store.refused.full" : "store.refused";
 }
 
 /** The refusal that etcd gives for `reason`. */

@@ -104,7 +104,8 @@ export interface Call {
  * Errors of every method are Faults:
  * - `store.unknown`  the request may or may not have been carried out, now or later (writes only);
  * - `store.away`     it was certainly not carried out and nobody answered (reads: nobody answered in time); try later;
- * - `store.refused`  the store answered with a definite no (bad request, permission, no space, …); `cause` has its words;
+ * - `store.refused`  the store answered with a definite no (bad request, permission, …); the message has its words;
+ *   `store.refused.full` when it has no space left: then it still takes deletes;
  * - `store.no-lease` the lease named in a put is not there; nothing was changed.
  * An abort of `call.signal` rejects with the signal's reason for reads, and with `store.unknown` (cause: the reason) for writes under way.
  */

@@ -125,6 +125,29 @@ export async function endTurn(
 }
 
 /**
+ * The end of a verified turn on a store that has no space left: it refuses every put and every lease, and takes deletes. So the live record
+ * goes (silence counts as down until it can be written again) and the cooldown is not started; nobody can be fenced on a full store
+ * either. Resolves to whether the turn has ended.
+ */
+export async function endTurnWithoutRoom(
+  { space, store, self }: TurnContext,
+  { key, mod }: { readonly key: string; readonly mod: Int64 },
+  turnId: string,
+  signal?: AbortSignal,
+): Promise<boolean> {
+  const answer = await store.txn(call("turn.end", signal), {
+    if: [{ target: "mod", key, is: "=", to: mod }],
+    then: [
+      { delete: key },
+      { delete: space.health + self.node },
+      { delete: space.ghosts + self.machine },
+      { delete: space.ended(turnId) },
+    ],
+  });
+  return answer.succeeded;
+}
+
+/**
  * What must hold for the end of a turn. The mod-revision of its key changes with it, so no try lands twice; an absent key stays absent, and
  * a late repetition would write health over the "down" of the next turn: there the live record's own revision stands in.
  */
