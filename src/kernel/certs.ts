@@ -69,6 +69,11 @@ export function describeCertificate(cert: string): { readonly notAfter: number; 
   return { notAfter: Date.parse(parsed.validTo), hosts: names.map((name) => name.replace(/^(DNS|IP Address):/, "")) };
 }
 
+/** True when the key of `authority` has signed `cert`. */
+export function isIssuedBy(cert: string, authority: string): boolean {
+  return new X509Certificate(cert).verify(new X509Certificate(authority).publicKey);
+}
+
 interface Body {
   readonly issuer: Buffer;
   readonly subject: Buffer;

@@ -47,7 +47,9 @@ export function startServe(options: ServeOptions, ports: { readonly clock: Clock
     const { engine } = file;
     const users = new Users({ tables: engine.tables, ...ports });
     if (open && !insecure && (!users.enabled || users.userNames().length === 0)) throw noUsers(options);
-    const wantsTls = open ? !insecure || options.certFile !== undefined : options.certFile !== undefined;
+    // Whoever names any of these files wants TLS, wherever it listens: a client CA that is not asked would let everybody in.
+    const files = [options.certFile, options.keyFile, options.clientCaFile];
+    const wantsTls = (open && !insecure) || files.some((file) => file !== undefined);
     const tls = wantsTls ? serveTls(options, stateDir, hostname, ports.clock) : undefined;
     if (open && insecure) warn(log, users, tls, options.listen);
     const socket = storeSocket(stateDir);

@@ -1,13 +1,13 @@
 /** `rota serve` as a process: what it asks for before it opens to others, users while it runs, and its end. */
 import { afterEach, expect, test } from "bun:test";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { realClock } from "../../src/kernel/clock.ts";
 import { isFault } from "../../src/kernel/errors.ts";
 import { openEtcd } from "../../src/store/etcd.ts";
 import type { EtcdOptions } from "../../src/store/etcd-client.ts";
-import { isLoopback, parseListen } from "../../src/store/serve.ts";
+import { isLoopback, parseListen, startServe } from "../../src/store/serve.ts";
 import { makePki } from "../world/pki.ts";
 import { freePort, until } from "../world/wait.ts";
 import { call, failure } from "./suite.ts";
@@ -177,6 +177,71 @@ test("given certificates are used, and with a client CA only its clients get in"
   expect(await failure(stranger.range(call(), "k"))).toBeInstanceOf(Error);
   expect(await failure(client({ endpoints, tls: () => ({ ca }) }).range(call(), "k"))).toBeInstanceOf(Error);
   await server.end();
+}, 30_000);
+
+test("a client CA is asked on loopback too, and with --insecure: whoever names one does not want everybody", async () => {
+  const dir = stateDir();
+  const pki = await makePki(join(dir, "pki"));
+  for (const [hostname, insecure] of [
+    ["127.0.0.1", false],
+    ["0.0.0.0", true],
+  ] as const) {
+    const options = { listen: `${hostname}:0`, stateDir: dir, insecure, called: "rota serve" };
+    const served = startServe({ ...options, clientCaFile: pki.caFile }, ports);
+    expect(served.url).toStartWith("https://");
+    const endpoints = [served.url.replace("0.0.0.0", "127.0.0.1")];
+    const ca = readFileSync(served.ca!.caFile, "utf8");
+    const { cert, key } = pki.client;
+    expect(await failure(client({ endpoints, tls: () => ({ ca }) }).range(call(), "k"))).toBeInstanceOf(Error);
+    expect((await client({ endpoints, tls: () => ({ ca, cert, key }) }).range(call(), "k")).kvs).toEqual([]);
+    await served.stop();
+  }
+}, 30_000);
+
+test("files for TLS that cannot be used are named, and end it with exit code 2", async () => {
+  const dir = stateDir();
+  const { server, client: other } = await makePki(join(dir, "pki"));
+  const [cert, key] = [server.certFile, server.keyFile];
+  for (const [files, words] of [
+    [["--tls-cert", cert], "belong together"],
+    [["--tls-key", key], "belong together"],
+    [["--tls-cert", join(dir, "none"), "--tls-key", key], "cannot read"],
+    [["--tls-cert", key, "--tls-key", key], "does not hold a certificate"],
+    [["--tls-cert", cert, "--tls-key", cert], "does not hold a private key"],
+    [["--tls-cert", cert, "--tls-key", other.keyFile], "is not the key of the certificate"],
+    [["--tls-client-ca", key], "does not hold a certificate"],
+  ] as const) {
+    const { code, stderr } = await rota("", "serve", "--listen", "127.0.0.1:0", "--state-dir", dir, ...files);
+    expect([code, stderr]).toEqual([2, expect.stringContaining(words)]);
+  }
+}, 30_000);
+
+test("the CA that the nodes trust is never made anew by itself, and its key may be kept elsewhere", async () => {
+  const dir = stateDir();
+  const pki = await makePki(join(dir, "pki"));
+  const start = async (hostname: string) => {
+    const options = { listen: `${hostname}:0`, stateDir: dir, insecure: false, called: "rota serve" };
+    const served = startServe({ ...options, clientCaFile: pki.caFile }, ports);
+    await served.stop();
+    return { fingerprint: served.ca!.fingerprint, server: readFileSync(join(dir, "tls", "server.pem"), "utf8") };
+  };
+  const first = await start("127.0.0.1");
+  rmSync(join(dir, "tls", "ca.key"));
+  expect(await start("127.0.0.1")).toEqual(first);
+  // For another address it would have to sign, and cannot.
+  expect(() =>
+    startServe({ listen: "127.0.0.2:0", stateDir: dir, insecure: false, called: "", clientCaFile: pki.caFile }, ports),
+  ).toThrow("ca.key is missing");
+  // Only whoever removes both wants another one: and then the server's own is signed by that.
+  rmSync(join(dir, "tls", "ca.pem"));
+  const second = await start("127.0.0.1");
+  expect(second.fingerprint).not.toBe(first.fingerprint);
+  expect(second.server).not.toBe(first.server);
+  // As a power cut leaves it while a new certificate is made.
+  writeFileSync(join(dir, "tls", "server.key"), pki.server.key);
+  const third = await start("127.0.0.1");
+  expect(third.fingerprint).toBe(second.fingerprint);
+  expect(third.server).not.toBe(second.server);
 }, 30_000);
 
 test("a listen address is host:port, and loopback is what no other machine reaches", () => {
