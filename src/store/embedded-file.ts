@@ -1,22 +1,12 @@
 /** The embedded store's file: opened by one process at a time, safe on disk before anything is answered, with room kept for a full disk. */
-import { Database } from "bun:sqlite";
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import type { Database } from "bun:sqlite";
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { type Clock, isoTime } from "../kernel/clock.ts";
+import type { Clock } from "../kernel/clock.ts";
 import { Fault } from "../kernel/errors.ts";
 import type { Log } from "../kernel/log.ts";
 import { EmbeddedEngine } from "./embedded.ts";
+import { openDatabase, sayWhoHas, whoHas } from "./embedded-lock.ts";
 import type { Reserve } from "./embedded-space.ts";
 
 export interface StoreFileOptions {
@@ -48,18 +38,13 @@ export function openStoreFile(options: StoreFileOptions): StoreFile {
   let db: Database;
   try {
     mkdirSync(stateDir, { recursive: true, mode: 0o700 });
-    // It holds what every node writes, and the hashes of passwords: for nobody else, also in a directory that others may enter.
-    if (!existsSync(path)) closeSync(openSync(path, "a", 0o600));
-    db = new Database(path, { create: true, readwrite: true });
+    db = openDatabase(path);
   } catch (cause) {
     throw new Fault("store.unreadable", `cannot open ${path}`, { cause });
   }
   try {
     take(db, path, owner);
-    // Written beside and renamed, so that a reader never sees half of it; only whoever has the lock writes it.
-    const mine = { pid: process.pid, program: options.program, since: isoTime(clock.now()) };
-    writeFileSync(`${owner}.new`, `${JSON.stringify(mine)}\n`, { mode: 0o644 });
-    renameSync(`${owner}.new`, owner);
+    sayWhoHas(owner, options.program, clock);
     const reserve = reserveFile(join(stateDir, "store.reserve"));
     reserve.restore();
     const { quotaBytes } = options;
@@ -96,15 +81,6 @@ function take(db: Database, path: string, owner: string): void {
     const { code } = cause as { code?: string };
     if (code !== "SQLITE_BUSY" && code !== "SQLITE_LOCKED") throw cause;
     throw new Fault("store.taken", `${path} is in use by ${whoHas(owner)}`, { cause, retry: "later" });
-  }
-}
-
-function whoHas(owner: string): string {
-  try {
-    const { pid, program, since } = JSON.parse(readFileSync(owner, "utf8")) as Record<string, unknown>;
-    return `${String(program)} (pid ${String(pid)}) since ${String(since)}`;
-  } catch {
-    return "another process"; // it is just starting, and has not said who it is yet
   }
 }
 

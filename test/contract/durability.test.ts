@@ -1,13 +1,14 @@
 /** The embedded store's file: what was acknowledged survives kill -9, one process has it at a time, and a full disk is no disaster. */
 import { Database } from "bun:sqlite";
 import { afterEach, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { realClock } from "../../src/kernel/clock.ts";
 import { type Fault, isFault } from "../../src/kernel/errors.ts";
 import { EmbeddedEngine } from "../../src/store/embedded.ts";
 import { openStoreFile } from "../../src/store/embedded-file.ts";
+import { lockDirectory } from "../../src/store/embedded-lock.ts";
 import { openNodeStore } from "../../src/store/open.ts";
 import { until } from "../world/wait.ts";
 import { call, failure } from "./suite.ts";
@@ -102,6 +103,21 @@ test("one process cannot open it twice either", () => {
   second.close();
 });
 
+test("whoever may enter the state directory can neither read the store nor keep a daemon out with a lock of his own", () => {
+  const dir = stateDir();
+  chmodSync(dir, 0o755);
+  // As an earlier version made it.
+  writeFileSync(join(dir, "daemon.lock"), "", { mode: 0o644 });
+  const lock = lockDirectory(dir, "daemon", "test", ports.clock);
+  expect(statSync(join(dir, "daemon.lock")).mode & 0o777).toBe(0o600);
+  expect(() => lockDirectory(dir, "daemon", "another", ports.clock)).toThrow("in use by test");
+  lock.release();
+  const file = openStoreFile({ stateDir: dir, ...ports, program: "test" });
+  const open = readdirSync(dir).filter((name) => (statSync(join(dir, name)).mode & 0o077) !== 0);
+  expect(open.sort()).toEqual(["daemon.owner", "store.owner"]);
+  file.close();
+});
+
 test("the file is for its owner alone", () => {
   const dir = stateDir();
   openStoreFile({ stateDir: dir, ...ports, program: "test" }).close();
@@ -129,7 +145,7 @@ test("above the quota puts and leases are refused as etcd does, deletes work and
       refused = error;
     }
   expect(refused).toMatchObject({
-    kind: "store.refused",
+    kind: "store.refused.full",
     code: 8,
     message: "etcdserver: mvcc: database space exceeded",
   });
