@@ -50,6 +50,16 @@ describe("tables", () => {
   });
 });
 
+test("what a foreign node wrote cannot steer the terminal, on any line; our colours, tabs and line ends stay", () => {
+  const text: string[] = [];
+  const sink: Sink = { isTTY: true, columns: undefined, write: (more) => text.push(more) };
+  const out = printer(sink, sink, {});
+  const node = "web\u001b]0;mine\u0007\r\u009b2J";
+  out.line(`${out.style.red("held")} by ${node}`);
+  out.note(`one\n\ttwo ${node}`);
+  expect(text).toEqual(["\u001b[31mheld\u001b[39m by web ]0;mine   2J\n", "one\n\ttwo web ]0;mine   2J\n"]);
+});
+
 describe("colours", () => {
   const sink = (isTTY: boolean): Sink => ({ isTTY, columns: undefined, write: () => undefined });
 

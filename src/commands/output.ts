@@ -83,8 +83,8 @@ export function style(on: boolean): Style {
 export function printer(stdout: Sink, stderr: Sink, env: Readonly<Record<string, string | undefined>>): Out {
   const colors = style(wantsColor(stdout, env));
   return {
-    line: (text = "") => stdout.write(`${text}\n`),
-    note: (text) => stderr.write(`${text}\n`),
+    line: (text = "") => stdout.write(`${harmless(text)}\n`),
+    note: (text) => stderr.write(`${harmless(text)}\n`),
     json: (value) => stdout.write(`${JSON.stringify(value, null, 2)}\n`),
     table: (rows, columns, empty) => {
       if (rows.length === 0 && empty !== undefined) return stdout.write(`${empty}\n`);
@@ -125,8 +125,13 @@ export function pad(text: string, width: number, align: "left" | "right" = "left
   return align === "left" ? text + blanks : blanks + text;
 }
 
-/** A cell is one line: what a foreign node wrote into the store must not break the table, nor steer the terminal. */
+/** A cell is one line. */
 function oneLine(value: string | number | undefined): string {
+  return harmless(String(value ?? "")).replace(/[\t\n]/g, " ");
+}
+
+/** What a foreign node wrote into the store must not steer the terminal; line ends, tabs and our own colours stay. */
+function harmless(text: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for; ESC [ … m is a colour of ours.
-  return String(value ?? "").replace(/\u001b(?!\[[0-9;]*m)|[\u0000-\u001a\u001c-\u001f\u007f-\u009f]/g, " ");
+  return text.replace(/\u001b(?!\[[0-9;]*m)|[\u0000-\u0008\u000b-\u001a\u001c-\u001f\u007f-\u009f]/g, " ");
 }

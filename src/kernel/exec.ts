@@ -374,9 +374,11 @@ async function end(
  */
 export function processesWithEnv(name: string, value: string): ProcessRef[] {
   const wanted = Buffer.from(`${name}=${value}`).toString("latin1");
-  return allPids()
-    .filter((pid) => pid !== process.pid && readProc(`${pid}/environ`)?.split("\0").includes(wanted))
-    .flatMap((pid) => processRef(pid) ?? []);
+  return allPids().flatMap((pid) => {
+    // Who it is comes before what it has: the other way round, the number could have gone to a process that nobody asked for.
+    const ref = pid === process.pid ? undefined : processRef(pid);
+    return ref && readProc(`${pid}/environ`)?.split("\0").includes(wanted) ? [ref] : [];
+  });
 }
 
 /** Ends these processes: SIGTERM, 2 s, SIGKILL, 1 s. Resolves to those that still run then: none, unless stuck in the kernel or another user's. */

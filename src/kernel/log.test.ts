@@ -115,3 +115,13 @@ test("times carry milliseconds and the offset that holds on that day", async () 
   expect(await inZone("America/St_Johns", "2026-01-01T00:00:00.005Z")).toEqual(["2025-12-31T20:30:00.005-03:30"]);
   expect(await inZone("UTC", "2026-01-01T00:00:00Z")).toEqual(["2026-01-01T00:00:00.000+00:00"]);
 });
+
+test("what somebody else wrote neither steers the terminal nor passes for a line of its own", () => {
+  const lines = written(
+    (write) => textLog({ write, clock: { now: () => at }, level: "info" }),
+    (log) => log("info", "odd", "said\n12:00:00 info a reboot", { user: "\u001b]0;mine\u0007", other: "\u009b2J" }),
+  );
+  expect(lines.map((line) => line.slice(9))).toEqual([
+    "info  said\\u000a12:00:00 info a reboot user=\\u001b]0;mine\\u0007 other=\\u009b2J\n",
+  ]);
+});

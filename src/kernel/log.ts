@@ -42,12 +42,18 @@ export function textLog({ write, clock, level: least }: LogOptions): Log {
       value === undefined ? [] : [`${key}=${inline(value)}`],
     );
     const time = localTime(clock.now()).slice(11, 19);
-    write(`${[time, level.padEnd(5), message === "" ? event : message, ...facts].join(" ").trimEnd()}\n`);
+    write(`${visible([time, level.padEnd(5), message === "" ? event : message, ...facts].join(" ").trimEnd())}\n`);
   };
 }
 
 function passes(level: Level, least: Level): boolean {
   return LEVELS.indexOf(level) >= LEVELS.indexOf(least);
+}
+
+/** What somebody else wrote (a user's name, a script, a node) must neither steer the terminal nor pass for a line of its own. */
+function visible(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for
+  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 function inline(value: unknown): string {
