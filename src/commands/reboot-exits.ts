@@ -20,6 +20,7 @@ const CODES: Readonly<Record<Outcome, number>> = {
   health_error: EXIT.failed,
   detector_error: EXIT.failed,
   name_taken: EXIT.failed,
+  store_away: EXIT.failed,
   reboot_failed: EXIT.failed,
 };
 

@@ -6,7 +6,7 @@ import { call } from "../turn/context.ts";
 import { type Keyspace, keyspace } from "../turn/keys.ts";
 import { forget as forgetNodeIn } from "../turn/live.ts";
 import { release, type ShownTurn, showLine } from "../turn/recover.ts";
-import { clearStop, setStop } from "../turn/stop.ts";
+import { clearStop, findStops, setStop } from "../turn/stop.ts";
 import { wireClock, wireLog, wireStore, wireUser } from "../wire.ts";
 import type { Context, ContextOf } from "./command.ts";
 import type * as commands from "./reboot.ts";
@@ -17,7 +17,7 @@ async function withStore<T>(
   ctx: Pick<Context, "stderr" | "env">,
   work: (store: Store, space: Keyspace) => Promise<T>,
 ): Promise<T> {
-  const { settings } = loadSettings({ path: config });
+  const { settings } = loadSettings({ path: config, storeOnly: true });
   const clock = wireClock();
   const log = wireLog({ write: (line) => ctx.stderr.write(line), level: "warn", json: false, node: settings.nodeName });
   const { store } = await wireStore(settings, { clock, log, daemon: false, processEnv: ctx.env });
@@ -29,15 +29,16 @@ async function withStore<T>(
 }
 
 /** One row of the queue, in the words of its JSON. */
-function row({ contender, daemonAlive, young }: ShownTurn, place: number, now: number) {
+function row({ contender, daemonAlive, cameBack, young }: ShownTurn, place: number, now: number) {
   const { value } = contender;
   const since = value?.fenced_at ?? value?.acquired_at ?? value?.queued_at;
   return {
     place,
     node: value?.node ?? null,
-    phase: value?.phase ?? "foreign",
+    phase: cameBack ? "recovering" : (value?.phase ?? "foreign"),
     in_turn: contender.permanent,
     daemon_alive: daemonAlive,
+    daemon: cameBack ? "back" : daemonAlive ? "alive" : "silent",
     young,
     since: since ?? null,
     age_sec: since === undefined ? null : Math.max(0, Math.round((now - Date.parse(since)) / 1000)),
@@ -65,7 +66,7 @@ export async function queue(ctx: ContextOf<typeof commands.queue>): Promise<numb
       { title: "NODE", cell: (r) => r.node ?? style.dim("(foreign)") },
       { title: "PHASE", cell: (r) => (r.in_turn ? style.yellow(r.phase) : r.phase) },
       { title: "FOR", cell: (r) => (r.age_sec === null ? "" : ageInWords(r.age_sec)), align: "right" },
-      { title: "DAEMON", cell: (r) => (r.node === null ? "" : r.daemon_alive ? "alive" : style.red("silent")) },
+      { title: "DAEMON", cell: (r) => (r.node === null ? "" : r.daemon === "silent" ? style.red(r.daemon) : r.daemon) },
       { title: "REASON", cell: (r) => r.reason ?? "", max: 40 },
       { title: "REVISION", cell: (r) => r.revision, align: "right" },
       { title: "KEY", cell: (r) => r.key },
@@ -150,7 +151,9 @@ export async function resume(ctx: ContextOf<typeof commands.resume>): Promise<nu
   const { flags, out, signal } = ctx;
   return await withStore(flags.config, ctx, async (store, space) => {
     const cleared = await clearStop(store, space, call("resume", signal), !flags.group);
-    out.line(cleared ? "resumed" : "there was no stop");
+    out.line(cleared ? "resumed" : `there was no stop${flags.group ? " of this group" : ""}`);
+    const left = await findStops(store, space, call("resume", signal));
+    for (const stop of left) out.note(`still ${stop.why}${stop.group ? "; take it back with: resume --group" : ""}`);
     return EXIT.ok;
   });
 }

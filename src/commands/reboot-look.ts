@@ -1,8 +1,8 @@
 /** The commands that only look: validate-config, simulate, status. */
 import { inWords } from "../kernel/config.ts";
-import { EXIT } from "../kernel/errors.ts";
+import { EXIT, isFault, sentence } from "../kernel/errors.ts";
 import type { Finding } from "../reboot/detectors/detector.ts";
-import { lookAround } from "../reboot/gates.ts";
+import { healthGate, lookAround } from "../reboot/gates.ts";
 import type { Outcome } from "../reboot/machine.ts";
 import { refusal } from "../reboot/machine.ts";
 import { loadSettings, printSettings, type RebootSettings } from "../reboot/settings.ts";
@@ -18,7 +18,10 @@ export async function validate({ flags, out }: ContextOf<typeof commands.validat
   const loaded = loadSettings({ path: flags.config });
   for (const warning of loaded.warnings) out.note(`warning: ${inWords(warning)}`);
   if (flags.print) out.line(printSettings(loaded).trimEnd());
-  else out.line(`${flags.config}: valid`);
+  else {
+    const alone = loaded.settings.etcdEndpoints.length === 0;
+    out.line(`${flags.config}: valid${alone ? "; no etcd_endpoints: this machine coordinates itself alone" : ""}`);
+  }
   return EXIT.ok;
 }
 
@@ -77,8 +80,11 @@ async function judge(
   const skips = { skipHealth: flags["skip-health"], skipLock: flags["skip-lock"] };
   const options = { mode: "dry" as const, log: () => undefined, processEnv: env, ...skips };
   const probes = wireProbes(settings, options);
-  const look = await lookAround(probes, 0, async () => undefined, signal);
   const line = skips.skipLock ? undefined : await lookAtStore(settings, options, signal);
+  const local = await lookAround(probes, 0, async () => undefined, signal);
+  // In its turn the script is asked the question that ends the turn.
+  const proof = line?.own && healthGate(await probes.health("post-reboot", { held: true, attempts: 0 }, signal));
+  const look = proof ? { ...local, gates: [...local.gates.filter(({ name }) => name !== "health"), proof] } : local;
   const gates = [...look.gates, ...(line?.gates ?? [])];
   const base = {
     node: settings.nodeName,
@@ -87,9 +93,14 @@ async function judge(
     gates,
     line: line?.place ?? null,
   };
-  if (line?.own !== undefined) return { ...base, outcome: line.own.outcome, why: line.own.why };
-  const local = refusal(look.gates);
-  if (local !== undefined) return { ...base, ...local };
+  if (line?.own !== undefined) {
+    const sick = proof && !proof.open ? `; ${proof.why}` : "";
+    return { ...base, outcome: line.own.outcome, why: `${line.own.why}${sick}` };
+  }
+  const shut = refusal(look.gates);
+  if (shut !== undefined) return { ...base, ...shut };
+  const away = line?.gates.find(({ name, open }) => name === "store" && !open);
+  if (away !== undefined) return { ...base, outcome: "store_away", why: away.why };
   if (!look.required) {
     const failed = look.detectorError;
     return {
@@ -101,11 +112,26 @@ async function judge(
   return { ...base, ...(refusal(gates) ?? { outcome: "ready", why: "every gate is open" }) };
 }
 
-async function lookAtStore(
-  settings: RebootSettings,
-  options: Omit<Parameters<typeof wireNode>[1], "daemon">,
-  signal: AbortSignal,
-) {
+interface StoreLook {
+  readonly gates: readonly Gate[];
+  readonly place: Status["line"];
+  /** This machine is in its turn. */
+  readonly own?: { readonly outcome: "rebooting" | "recovering"; readonly why: string } | undefined;
+}
+
+type LookOptions = Omit<Parameters<typeof wireNode>[1], "daemon">;
+
+/** A store that does not answer is a closed gate, not the end of the command: that is when people ask. */
+async function lookAtStore(settings: RebootSettings, options: LookOptions, signal: AbortSignal): Promise<StoreLook> {
+  try {
+    return await readStore(settings, options, signal);
+  } catch (error) {
+    if (!isFault(error, "store")) throw error;
+    return { gates: [{ name: "store", open: false, why: sentence(error), failed: true }], place: null };
+  }
+}
+
+async function readStore(settings: RebootSettings, options: LookOptions, signal: AbortSignal): Promise<StoreLook> {
   const node = await wireNode(settings, { ...options, daemon: false });
   try {
     const snap = await snapshot(node, "", policyOf(settings), signal);

@@ -446,6 +446,7 @@ test.each([
 test("every outcome has a code; a supervisor sees only those that block", () => {
   const codes: Readonly<Record<Outcome, readonly [number, number]>> = {
     no_action: [0, 0],
+    store_away: [1, 0],
     ready: [0, 0],
     recheck_cleared: [0, 0],
     window_denied: [0, 0],

@@ -28,6 +28,8 @@ export interface ConfigOptions<T> {
   readonly rules?: readonly Rule<T>[];
   /** Keys where an empty value (0, "", []) stands for the default, as it did in the original; a warning says so. */
   readonly emptyIsDefault?: readonly (keyof T & string)[];
+  /** Keys whose default means something else than "empty": given, they must hold something. The sentence says what to do. */
+  readonly notEmpty?: Readonly<Partial<Record<keyof T & string, string>>>;
 }
 
 export interface Loaded<T> {
@@ -76,7 +78,7 @@ export function loadConfig<S extends Shape>(
   // With a file unread or empty, "is required" about all that may stand in it would only bury the real fault.
   if (unread || !tree) throw new ConfigFault(inOrder(faults, sources));
   const checked = new Checked<S>(shape, tree, origin, faults, warnings);
-  checked.fill(options.emptyIsDefault ?? []);
+  checked.fill(options.emptyIsDefault ?? [], options.notEmpty ?? {});
   checked.obey(options.rules ?? []);
   if (faults.length > 0) throw new ConfigFault(inOrder(faults, sources));
   return { values: checked.values, warnings };
@@ -119,7 +121,7 @@ class Checked<S extends Shape> {
   }
 
   /** Defaults, bounds and forms, key by key, so that one bad key hides no other. */
-  fill(emptyIsDefault: readonly string[]): void {
+  fill(emptyIsDefault: readonly string[], notEmpty: Readonly<Record<string, string | undefined>>): void {
     const values: Record<string, unknown> = {};
     for (const [key, schema] of Object.entries(this.#shape)) {
       const tree = this.#tree.kind === "map" ? this.#tree.entries.get(key) : undefined;
@@ -130,6 +132,12 @@ class Checked<S extends Shape> {
         const standard = JSON.stringify(z.safeParse(schema, undefined).data);
         const message = `is empty (${JSON.stringify(plain(tree))}), which stands for the default, ${standard}; leave the key out to say that`;
         this.#warnings.push({ ...tree.at, key, message });
+      }
+      const wanted = notEmpty[key];
+      if (tree && wanted !== undefined && (raw === undefined || isEmpty(raw)) && !this.#faulty.has(key)) {
+        this.#faulty.add(key);
+        this.#complain([key], wanted);
+        continue;
       }
       const result = z.safeParse(schema, raw);
       if (result.success) values[key] = result.data;

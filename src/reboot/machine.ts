@@ -59,6 +59,7 @@ export type Outcome =
   | "policy_blocked"
   | "detector_error"
   | "name_taken"
+  | "store_away"
   | "rebooting"
   | "recovering"
   | "verified"
@@ -188,6 +189,7 @@ export function refusal(gates: readonly Gate[]): Notice | undefined {
     window: "window_denied",
     detectors: "recheck_cleared",
     health: "health_blocked",
+    store: "store_away",
     stop: "stopped",
     cooldown: "cooldown_active",
     policy: "policy_blocked",

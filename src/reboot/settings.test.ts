@@ -443,3 +443,9 @@ test("printed settings can be loaded again and are the same", () => {
   expect(printed).toContain("node_name: host-1\n");
   expect(load(printed).settings).toEqual(loaded.settings);
 });
+
+test.each(["etcd_endpoints:", "etcd_endpoints: []"])("%p is refused: empty is not the same as absent", (line) => {
+  expect(complaints(`${MINIMAL}\n${line}\n`)).toEqual([
+    expect.stringContaining("etcd_endpoints: is empty; name the endpoints, or take the key out"),
+  ]);
+});

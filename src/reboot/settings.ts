@@ -253,11 +253,20 @@ function faultOf(work: () => unknown): string | undefined {
  * all other commands call this one function, so they refuse the same files. Faults (all with exit code 2): `config.invalid` with every
  * complaint, `config.unreadable`.
  */
-export function loadSettings(options: { readonly path: string; readonly on?: Surroundings }): LoadedSettings {
+export function loadSettings(options: {
+  readonly path: string;
+  readonly on?: Surroundings;
+  /** For commands about the line, which must work when a node's own scripts are broken: those files are not looked at. */
+  readonly storeOnly?: boolean;
+}): LoadedSettings {
   const on = options.on ?? realSurroundings;
   const shape = rebootShape();
   const { values, warnings } = loadConfig(configSources(options.path, on), shape, {
-    rules: [...keyRules(), ...storeRules(on.read), ...machineRules(on)],
+    rules: [...keyRules(), ...storeRules(on.read), ...(options.storeOnly ? [] : machineRules(on))],
+    // A template that comes out empty must not make lone machines of a fleet.
+    notEmpty: {
+      etcd_endpoints: "is empty; name the endpoints, or take the key out to let this machine coordinate itself alone",
+    },
     // The original took these silently for "not given".
     emptyIsDefault: [
       ...([
@@ -337,5 +346,8 @@ function pick<T, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
 /** The merged configuration as YAML, with every default filled in and secrets as ***. */
 export function printSettings(loaded: LoadedSettings): string {
   const { nodeName } = loaded.settings;
-  return stringify(JSON.parse(JSON.stringify({ ...loaded.values, node_name: nodeName })));
+  const { etcd_endpoints: endpoints, ...values } = loaded.values;
+  // Absent means alone, and empty is refused; what is printed can be loaded again.
+  const shown = endpoints.length > 0 ? { etcd_endpoints: endpoints, ...values } : values;
+  return stringify(JSON.parse(JSON.stringify({ ...shown, node_name: nodeName })));
 }

@@ -97,6 +97,9 @@ async function neighbour(stateDir: string, options: OpenOptions): Promise<Store>
       if (!isFault(error, "store.away")) throw error;
     }
   }
+  // A command looks at what is there; it makes nothing.
+  if (!existsSync(join(stateDir, "store.db")))
+    throw new Fault("store.absent", `there is no store in ${stateDir} yet; the daemon makes it when it first runs`);
   try {
     return await embedded(stateDir, options);
   } catch (error) {

@@ -92,7 +92,7 @@ describe("snapshot", () => {
       await setStop(field.store, field.space, { label: "x" }, { ...STOP, everywhere });
       expect((await look(a, place)).gates[0]).toMatchObject({
         open: false,
-        why: "stopped by op since 1970-01-01T00:00:00.000Z: incident",
+        why: `stopped${everywhere ? "" : " (this group only)"} by op since 1970-01-01T00:00:00.000Z: incident`,
       });
     },
   );

@@ -25,8 +25,11 @@ export interface Keyspace {
   ended(turnId: string): string;
 }
 
+/** The stop for everybody. */
+export const EVERYBODY = "/stop";
+
 /** Top-level names of the namespace that a lock_key may not lie in. */
-const RESERVED = ["/cluster_health", "/nodes", "/turns", "/stop"];
+const RESERVED = ["/cluster_health", "/nodes", "/turns", EVERYBODY];
 
 /** Makes a lock_key absolute and checks it; the answer is the key, or what is wrong with it. */
 export function normalLockKey(text: string): { readonly key: string } | { readonly problem: string } {
@@ -70,7 +73,7 @@ export function keyspace(lockKey: string): Keyspace {
       alive,
       aliveEnd,
     },
-    stops: ["/stop", `${group}stop`],
+    stops: [EVERYBODY, `${group}stop`],
     contender: (lease) => line + BigInt(lease).toString(16),
     fresh: (turnId) => `${group}fresh/${turnId}`,
     ended: (turnId) => `${group}ended/${turnId}`,

@@ -100,7 +100,7 @@ export class LiveRecord {
 export function nameTaken(node: string, where: string): Fault {
   return new Fault(
     "roster.taken",
-    `another machine is already known as ${node} (${where}); give one of them another node_name, or, if that machine is gone, forget it: rota reboot forget ${node}`,
+    `another machine is already known as ${node} (${where}); give one of them another node_name, or, if that machine is gone, forget it: rota reboot forget ${node} --reason "..."`,
   );
 }
 

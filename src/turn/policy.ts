@@ -16,7 +16,7 @@ export interface PolicySettings {
 
 /** Something that can say no, and why it does. `why` is for people and is filled in also when the gate is open, if it knows something. */
 export interface Gate {
-  readonly name: "kill_switch" | "window" | "detectors" | "health" | "stop" | "cooldown" | "policy" | "line";
+  readonly name: "kill_switch" | "window" | "detectors" | "health" | "store" | "stop" | "cooldown" | "policy" | "line";
   readonly open: boolean;
   readonly why: string;
   /** It could not be asked at all (timeout, not executable): closed, and an error. */

@@ -443,3 +443,16 @@ test("turnOf a foreign contender names nothing", () => {
     mod: "5",
   });
 });
+
+test("a machine whose daemon runs in a later boot is back, and no longer in the boot that took the turn", async () => {
+  using field = new Field();
+  const a = field.node("a");
+  await turn(field, a);
+  const sign = (boot: string) => JSON.stringify({ node: "a", boot_id: boot });
+  await field.put(`${field.space.alive}m-a`, sign(a.self.bootId));
+  expect((await showLine(field.store, field.space))[0]).toMatchObject({ daemonAlive: true, cameBack: false });
+  await field.put(`${field.space.alive}m-a`, sign("boot-a-2"));
+  expect((await showLine(field.store, field.space))[0]).toMatchObject({ daemonAlive: false, cameBack: true });
+  await field.delete(`${field.space.alive}m-a`);
+  expect((await showLine(field.store, field.space))[0]).toMatchObject({ daemonAlive: false, cameBack: false });
+});

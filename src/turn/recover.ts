@@ -170,6 +170,8 @@ export interface ShownTurn {
   readonly contender: Contender;
   /** The daemon that asked for this turn is still running, in the same boot. */
   readonly daemonAlive: boolean;
+  /** A daemon of this machine runs in a later boot: it is back, and has not proven itself healthy yet. */
+  readonly cameBack: boolean;
   /** Mod-revision of the sign of life of its machine, in whichever boot; "0" when there is none. */
   readonly aliveMod: Int64;
   /** The fence is so young that its owner may still run the reboot command. */
@@ -190,9 +192,11 @@ export async function showLine(store: Store, space: Keyspace, signal?: AbortSign
   return readLine(space, answer.reads[0] ?? []).map((contender) => {
     const { value } = contender;
     const sign = value && signs.get(value.machine);
+    const sameBoot = sign !== undefined && String(readObject(sign.value)?.["boot_id"]) === value?.boot_id;
     return {
       contender,
-      daemonAlive: sign !== undefined && String(readObject(sign.value)?.["boot_id"]) === value?.boot_id,
+      daemonAlive: sameBoot,
+      cameBack: sign !== undefined && !sameBoot && contender.permanent,
       aliveMod: sign?.modRevision ?? "0",
       young: value !== undefined && fresh.has(space.fresh(value.turn_id)),
     };

@@ -1,7 +1,7 @@
 /** The stop that operators set for everybody or for one group, and that Rota sets itself when the store went back in time. */
 import { isoTime } from "../kernel/clock.ts";
 import type { Call, KeyValue, Store } from "../store/store.ts";
-import { type Keyspace, readObject } from "./keys.ts";
+import { EVERYBODY, type Keyspace, readObject } from "./keys.ts";
 import type { Gate } from "./policy.ts";
 
 export interface StopRecord {
@@ -13,11 +13,25 @@ export interface StopRecord {
 
 /** The stop gate from the stop keys that a snapshot found. An unreadable stop is a stop. */
 export function stopGate(found: readonly KeyValue[]): Gate {
-  const kv = found[0];
-  if (kv === undefined) return { name: "stop", open: true, why: "" };
+  return { name: "stop", open: found.length === 0, why: found.map(inWords).join("; ") };
+}
+
+function inWords(kv: KeyValue): string {
   const record = readObject(kv.value);
   const text = (field: string) => (typeof record?.[field] === "string" ? (record[field] as string) : "?");
-  return { name: "stop", open: false, why: `stopped by ${text("who")} since ${text("since")}: ${text("why")}` };
+  const until = typeof record?.["until"] === "string" ? ` until ${record["until"]}` : "";
+  const which = kv.key === EVERYBODY ? "" : " (this group only)";
+  return `stopped${which} by ${text("who")} since ${text("since")}${until}: ${text("why")}`;
+}
+
+/** The stops that are set now. */
+export async function findStops(
+  store: Store,
+  space: Keyspace,
+  call: Call,
+): Promise<readonly { readonly why: string; readonly group: boolean }[]> {
+  const { reads } = await store.txn(call, { then: space.stops.map((get) => ({ get })) });
+  return reads.flat().map((kv) => ({ why: inWords(kv), group: kv.key !== EVERYBODY }));
 }
 
 /** Sets the stop for everybody (`everywhere`) or for this group, unless one is set already; `forSec` makes it end by itself. Resolves to whether it was set. */
