@@ -92,3 +92,13 @@ export async function withDeadline<T>(
     timer.abort();
   }
 }
+
+/** `work`, or the signal's reason as soon as it aborts: for what cannot be taken back, or does not heed its signal. It is left behind then. */
+export function orAbort<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(signal.reason);
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
+  });
+}

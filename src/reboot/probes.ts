@@ -1,12 +1,11 @@
 /** The real probes of a node: health script, detectors, kill-switch file; each run is logged, aloud when it says something new. */
-import { stat } from "node:fs/promises";
 import type { Clock } from "../kernel/clock.ts";
-import { Fault } from "../kernel/errors.ts";
 import type { Run } from "../kernel/exec.ts";
 import { runHealth, type Verdict } from "../kernel/health.ts";
 import type { Fields, Log } from "../kernel/log.ts";
 import type { Gate } from "../turn/policy.ts";
 import { type Evaluation, evaluate } from "./detectors/detector.ts";
+import { presence } from "./detectors/file.ts";
 import { makeDetector } from "./detectors/table.ts";
 import { rcEnvironment, withProcessEnvironment } from "./environment.ts";
 import type { HealthPhase, Probes } from "./ports.ts";
@@ -35,6 +34,7 @@ export function realProbes(settings: RebootSettings, options: ProbeOptions): Nod
   const env = withProcessEnvironment(rc, processEnv);
   const script = { script: settings.healthScript, timeoutMs: settings.healthTimeoutMs, env };
   const detectors = settings.detectors.map((detector) => makeDetector(detector, { run, clock, env }));
+  const lookAtSwitch = killSwitch(settings.killSwitchFile, clock);
   const say = newsLog(options.log);
   const last: NodeProbes["last"] = {};
   return {
@@ -72,7 +72,7 @@ export function realProbes(settings: RebootSettings, options: ProbeOptions): Nod
       });
       return evaluation;
     },
-    quick: async () => [await killSwitch(settings.killSwitchFile)],
+    quick: async () => [await lookAtSwitch()],
   };
 }
 
@@ -86,17 +86,20 @@ function newsLog(log: Log) {
   };
 }
 
-/** The local kill switch: closed while the file is there. A path that cannot be looked at counts as there. */
-async function killSwitch(file: string): Promise<Gate> {
+/** A look at a file; what takes longer hangs. */
+const LOOK_MS = 5_000;
+
+/** The local kill switch: closed while the file is there. A path that cannot be looked at, or not in time, counts as there. */
+function killSwitch(file: string, clock: Clock): () => Promise<Gate> {
   const gate = (open: boolean, why: string): Gate => ({ name: "kill_switch", open, why });
-  if (file.trim() === "") return gate(true, "");
-  try {
-    await stat(file);
-    return gate(false, `the kill switch ${file} is there`);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT" || code === "ENOTDIR") return gate(true, "");
-    const fault = new Fault("gate.kill-switch", `the kill switch ${file} cannot be looked at`, { cause: error });
-    return gate(false, `${fault.message} (${code})`);
-  }
+  const there = presence(file, clock);
+  return async () => {
+    if (file.trim() === "") return gate(true, "");
+    try {
+      return (await there(LOOK_MS)) ? gate(false, `the kill switch ${file} is there`) : gate(true, "");
+    } catch (error) {
+      const { code = "no answer" } = ((error as Error).cause ?? {}) as NodeJS.ErrnoException;
+      return gate(false, `the kill switch ${file} cannot be looked at (${code})`);
+    }
+  };
 }

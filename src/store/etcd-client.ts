@@ -1,5 +1,5 @@
 /** One request to an etcd: which endpoint, with which token, until when, and what its failure means. */
-import { type Clock, withDeadline } from "../kernel/clock.ts";
+import { type Clock, orAbort, withDeadline } from "../kernel/clock.ts";
 import { Fault, isFault, sentence } from "../kernel/errors.ts";
 import type { Log } from "../kernel/log.ts";
 import { failureOf, isTokenTrouble, type Json, object } from "./etcd-wire.ts";
@@ -343,14 +343,4 @@ function unsent(endpoint: string, error: unknown): unknown {
 function doubtful(endpoint: string, error: unknown): unknown {
   if (error instanceof Fault) return error;
   return new Fault("store.unknown", `the answer of ${endpoint} was lost`, { cause: error, retry: "later" });
-}
-
-/** `work`, or the signal's reason as soon as it aborts: a body that ignores its signal must not outlive the deadline. */
-function orAbort<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const stop = () => reject(signal.reason);
-    if (signal.aborted) stop();
-    signal.addEventListener("abort", stop, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
-  });
 }

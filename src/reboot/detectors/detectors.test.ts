@@ -4,10 +4,11 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { realClock } from "../../kernel/clock.ts";
+import { sentence } from "../../kernel/errors.ts";
 import { realRun } from "../../kernel/exec.ts";
 import { type CommandDetectorSettings, commandDetector } from "./command.ts";
 import { type Detector, evaluate } from "./detector.ts";
-import { fileDetector } from "./file.ts";
+import { fileDetector, presence } from "./file.ts";
 import { makeDetector } from "./table.ts";
 
 const clock = realClock();
@@ -49,6 +50,29 @@ describe("file", () => {
       expect(findings[0]).toMatchObject({ requires: false });
       expect(errors[0]).toStartWith(`m: cannot look at ${path}: `);
     }
+  });
+});
+
+describe("a file system that hangs", () => {
+  test("is waited for in vain only so long, and once, not anew with each pass", async () => {
+    let asked = 0;
+    let answer = () => {};
+    const there = presence("/mnt/dead", clock, () => {
+      asked++;
+      return new Promise<void>((resolve) => {
+        answer = resolve;
+      });
+    });
+    for (let pass = 0; pass < 3; pass++)
+      expect(await there(20).catch(sentence)).toBe("looking at /mnt/dead took longer than 0.02 s");
+    expect(asked).toBe(1);
+    const pass = there(20_000);
+    answer();
+    expect(await pass).toBe(true);
+    const next = there(20_000, live());
+    expect(asked).toBe(2);
+    answer();
+    expect(await next).toBe(true);
   });
 });
 

@@ -1,6 +1,6 @@
 /** The `file` detector: a reboot is required while a file exists. */
 import { stat } from "node:fs/promises";
-import { withDeadline } from "../../kernel/clock.ts";
+import { type Clock, orAbort, withDeadline } from "../../kernel/clock.ts";
 import { Fault } from "../../kernel/errors.ts";
 import { type Detector, type DetectorTools, since } from "./detector.ts";
 
@@ -15,35 +15,46 @@ export interface FileDetectorSettings {
 export function fileDetector(settings: FileDetectorSettings, tools: Pick<DetectorTools, "clock">): Detector {
   const { name, path, timeoutMs } = settings;
   const { clock } = tools;
+  const there = presence(path, clock);
   return {
     name,
     async detect(signal) {
       const began = clock.monotonic();
-      const late = () => new Fault("detector.timeout", `looking at ${path} took longer than ${timeoutMs / 1000} s`);
-      const there = await withDeadline(clock, timeoutMs, late, signal, (deadline) => orAborted(exists(path), deadline));
-      const found = there ? { requires: true, reason: `${path} exists` } : { requires: false };
+      const found = (await there(timeoutMs, signal))
+        ? { requires: true, reason: `${path} exists` }
+        : { requires: false };
       return { name, ...found, durationMs: since(clock, began), output: "" };
     },
   };
 }
 
-async function exists(path: string): Promise<boolean> {
+/**
+ * Asks whether anything is at `path`; `detector.file` and `detector.timeout` when it cannot be told. A system call on a dead file system cannot
+ * be taken back: it is waited for again the next time instead of losing one more of the few threads there are.
+ */
+export function presence(
+  path: string,
+  clock: Clock,
+  look: (path: string) => Promise<unknown> = stat,
+): (timeoutMs: number, signal?: AbortSignal) => Promise<boolean> {
+  let underway: Promise<boolean> | undefined;
+  return (timeoutMs, signal) => {
+    const late = () => new Fault("detector.timeout", `looking at ${path} took longer than ${timeoutMs / 1000} s`);
+    underway ??= exists(path, look).finally(() => {
+      underway = undefined;
+    });
+    const found = underway;
+    return withDeadline(clock, timeoutMs, late, signal, (deadline) => orAbort(found, deadline));
+  };
+}
+
+async function exists(path: string, look: (path: string) => Promise<unknown>): Promise<boolean> {
   try {
-    await stat(path);
+    await look(path);
     return true;
   } catch (cause) {
     const code = String((cause as NodeJS.ErrnoException).code);
     if (code === "ENOENT" || code === "ENOTDIR") return false;
     throw new Fault("detector.file", `cannot look at ${path}`, { cause });
   }
-}
-
-/** A system call on a dead network file system cannot be taken back; it is left behind. */
-function orAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  const { promise, resolve, reject } = Promise.withResolvers<T>();
-  const stop = () => reject(signal.reason);
-  if (signal.aborted) stop();
-  signal.addEventListener("abort", stop, { once: true });
-  work.then(resolve, reject);
-  return promise.finally(() => signal.removeEventListener("abort", stop));
 }
