@@ -300,7 +300,7 @@ describe("what a server may answer", () => {
     ["200 with JSON that is no etcd's", answer(200, '{"ok":true,"succeeded":true}'), "store.unknown"],
     ["an error status with etcd's success", answer(500, `{${header},"succeeded":true}`), "store.unknown"],
     ["permission denied", answer(403, etcd(7, "etcdserver: permission denied")), "store.refused"],
-    ["no space", answer(429, etcd(8, "etcdserver: mvcc: database space exceeded")), "store.refused"],
+    ["no space", answer(429, etcd(8, "etcdserver: mvcc: database space exceeded")), "store.refused.full"],
     ["lease not found", answer(404, etcd(5, "etcdserver: requested lease not found")), "store.no-lease"],
     ["cut before the answer", (socket) => socket.destroy(), "store.unknown"],
     ["reset before the answer", (socket) => socket.resetAndDestroy(), "store.unknown"],
