@@ -39,20 +39,29 @@ test("a secret comes from a pipe as its first line, without a question", async (
   expect(await new Response(child.stderr).text()).toBe("");
 });
 
-test("on a terminal a secret is asked for, and never shown", async () => {
-  // script(1) gives the program a terminal of its own.
-  const argv = ["script", "-qec", `${program.join(" ")} secret`, "/dev/null"];
+/** Types `keys` behind the question, on a terminal of the program's own, made by script(1); all that the terminal showed. */
+async function typed(what: string, question: string, keys: string): Promise<string> {
+  const argv = ["script", "-qec", `${program.join(" ")} ${what}`, "/dev/null"];
   const child = Bun.spawn(argv, { stdin: "pipe", stdout: "pipe" });
   const reader = child.stdout.getReader();
   let text = "";
-  while (!text.includes("Password: ")) text += new TextDecoder().decode((await reader.read()).value);
+  while (!text.includes(question)) text += new TextDecoder().decode((await reader.read()).value);
   // Raw mode begins right behind the question.
   await Bun.sleep(200);
-  child.stdin.write("hux\u007fnter2\r");
+  child.stdin.write(keys);
   await child.stdin.flush();
   for (let part = await reader.read(); !part.done; part = await reader.read())
     text += new TextDecoder().decode(part.value);
-  expect(text.replaceAll("\r", "")).toBe("Password: \n<hunter2>\n");
+  return text.replaceAll("\r", "");
+}
+
+test("on a terminal a secret is asked for, and never shown", async () => {
+  expect(await typed("secret", "Password: ", "hux\u007fnter2\r")).toBe("Password: \n<hunter2>\n");
+});
+
+test("Ctrl-C at a question ends the program: it must not have to be answered first", async () => {
+  expect(await typed("line", "Sure? ", "y\n")).toBe("Sure? y\n<y>\n");
+  expect(await typed("line", "Sure? ", "\u0003")).toBe("Sure? ^C");
 });
 
 test("a closed standard output is not an error", async () => {

@@ -57,9 +57,7 @@ function source(stderr: Sink): Source {
     async line(prompt) {
       if (!isTerminal(0)) return pipedLine();
       stderr.write(prompt);
-      const bytes: number[] = [];
-      for (let byte = readByte(); byte !== undefined && byte !== 10; byte = readByte()) bytes.push(byte);
-      return Buffer.from(bytes).toString("utf8");
+      return mortal(readLine);
     },
     async secret(prompt) {
       if (!isTerminal(0)) return pipedLine();
@@ -77,6 +75,27 @@ function source(stderr: Sink): Source {
 
 async function pipedLine(): Promise<string> {
   return (await Bun.stdin.text()).split(/\r?\n/, 1)[0] ?? "";
+}
+
+/**
+ * The signals end the process as usual while `work` runs: it blocks, so that our own listeners would not hear them, and Ctrl-C at
+ * "End it? [y/N]" would do nothing.
+ */
+function mortal<T>(work: () => T): T {
+  const names = ["SIGINT", "SIGTERM"] as const;
+  const before = names.map((name) => [name, process.listeners(name)] as const);
+  for (const name of names) process.removeAllListeners(name);
+  try {
+    return work();
+  } finally {
+    for (const [name, listeners] of before) for (const listener of listeners) process.on(name, listener);
+  }
+}
+
+function readLine(): string {
+  const bytes: number[] = [];
+  for (let byte = readByte(); byte !== undefined && byte !== 10; byte = readByte()) bytes.push(byte);
+  return Buffer.from(bytes).toString("utf8");
 }
 
 /** The next byte of standard input; undefined at its end. */
