@@ -140,9 +140,12 @@ export async function stopAll(ctx: ContextOf<typeof commands.stop>): Promise<num
     };
     const set = await setStop(store, space, call("stop", signal), stop);
     if (!set) throw new Fault("stop.set", "a stop is set already; see it with `status`, take it back with `resume`");
-    out.line(
-      `stopped${flags.group ? " this group" : ""}${flags.for === undefined ? " until somebody says resume" : ` for ${ageInWords(forSec ?? 0)}`}`,
-    );
+    if (flags.json)
+      out.json({ stopped: flags.group ? "group" : "everybody", who: stop.who, why: stop.why, for_sec: forSec ?? null });
+    else
+      out.line(
+        `stopped${flags.group ? " this group" : ""}${flags.for === undefined ? " until somebody says resume" : ` for ${ageInWords(forSec ?? 0)}`}`,
+      );
     return EXIT.ok;
   });
 }
@@ -151,8 +154,9 @@ export async function resume(ctx: ContextOf<typeof commands.resume>): Promise<nu
   const { flags, out, signal } = ctx;
   return await withStore(flags.config, ctx, async (store, space) => {
     const cleared = await clearStop(store, space, call("resume", signal), !flags.group);
-    out.line(cleared ? "resumed" : `there was no stop${flags.group ? " of this group" : ""}`);
     const left = await findStops(store, space, call("resume", signal));
+    if (flags.json) out.json({ resumed: cleared, still_stopped: left });
+    else out.line(cleared ? "resumed" : `there was no stop${flags.group ? " of this group" : ""}`);
     for (const stop of left) out.note(`still ${stop.why}${stop.group ? "; take it back with: resume --group" : ""}`);
     return EXIT.ok;
   });
@@ -162,7 +166,8 @@ export async function forgetNode(ctx: ContextOf<typeof commands.forget>): Promis
   const { flags, args, out, signal } = ctx;
   return await withStore(flags.config, ctx, async (store, space) => {
     await forgetNodeIn(store, space, args.node, signal);
-    out.line(`${args.node} is forgotten (${flags.reason}); if its daemon starts again, it enrols again`);
+    if (flags.json) out.json({ forgotten: args.node, why: flags.reason });
+    else out.line(`${args.node} is forgotten (${flags.reason}); if its daemon starts again, it enrols again`);
     return EXIT.ok;
   });
 }

@@ -1,11 +1,17 @@
 /** The commands that only look: validate-config, simulate, status. */
-import { inWords } from "../kernel/config.ts";
+import { ConfigFault, inWords } from "../kernel/config.ts";
 import { EXIT, isFault, sentence } from "../kernel/errors.ts";
 import type { Finding } from "../reboot/detectors/detector.ts";
 import { healthGate, lookAround } from "../reboot/gates.ts";
 import type { Outcome } from "../reboot/machine.ts";
 import { refusal } from "../reboot/machine.ts";
-import { loadSettings, printSettings, type RebootSettings } from "../reboot/settings.ts";
+import {
+  type LoadedSettings,
+  loadSettings,
+  printSettings,
+  type RebootSettings,
+  shownSettings,
+} from "../reboot/settings.ts";
 import { snapshot } from "../turn/fence.ts";
 import { placeInWords } from "../turn/line.ts";
 import type { Gate } from "../turn/policy.ts";
@@ -15,13 +21,24 @@ import type * as commands from "./reboot.ts";
 import { exitCodeOf } from "./reboot-exits.ts";
 
 export async function validate({ flags, out }: ContextOf<typeof commands.validateConfig>): Promise<number> {
-  const loaded = loadSettings({ path: flags.config });
-  for (const warning of loaded.warnings) out.note(`warning: ${inWords(warning)}`);
-  if (flags.print) out.line(printSettings(loaded).trimEnd());
-  else {
-    const alone = loaded.settings.etcdEndpoints.length === 0;
-    out.line(`${flags.config}: valid${alone ? "; no etcd_endpoints: this machine coordinates itself alone" : ""}`);
+  const { json, print } = flags;
+  let loaded: LoadedSettings;
+  try {
+    loaded = loadSettings({ path: flags.config });
+  } catch (error) {
+    if (!json || !(error instanceof ConfigFault)) throw error;
+    out.json({ valid: false, faults: error.complaints });
+    return error.exitCode;
   }
+  const { warnings, settings } = loaded;
+  const alone = settings.etcdEndpoints.length === 0;
+  if (json) {
+    out.json({ valid: true, alone, warnings, ...(print && { settings: shownSettings(loaded) }) });
+    return EXIT.ok;
+  }
+  for (const warning of warnings) out.note(`warning: ${inWords(warning)}`);
+  if (print) out.line(printSettings(loaded).trimEnd());
+  else out.line(`${flags.config}: valid${alone ? "; no etcd_endpoints: this machine coordinates itself alone" : ""}`);
   return EXIT.ok;
 }
 

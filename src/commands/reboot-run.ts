@@ -6,11 +6,14 @@ import { runDaemon } from "../reboot/daemon.ts";
 import { loadSettings } from "../reboot/settings.ts";
 import { wireLog, wireNode, wireStateLock } from "../wire.ts";
 import type { ContextOf } from "./command.ts";
+import { usage } from "./flags.ts";
 import type { run } from "./reboot.ts";
 import { blockingCode, exitCodeOf } from "./reboot-exits.ts";
 
 export async function runNode(ctx: ContextOf<typeof run>): Promise<number> {
   const { flags, signal, stderr, env, out } = ctx;
+  if (flags.json && !flags.once)
+    throw usage("--json goes with --once; the daemon's log is JSON by itself, or with --log-format json");
   const { settings, warnings } = loadSettings({ path: flags.config });
   const json = flags["log-format"] === undefined ? !stderr.isTTY : flags["log-format"] === "json";
   const log = wireLog({
@@ -45,6 +48,10 @@ export async function runNode(ctx: ContextOf<typeof run>): Promise<number> {
     });
     log("info", "ended", "", { last_outcome: outcome });
     if (!flags.once) return blockingCode(outcome);
+    if (flags.json) {
+      out.json({ node: settings.nodeName, outcome, why });
+      return exitCodeOf(outcome);
+    }
     out.line(`outcome: ${outcome}${why === "" ? "" : ` - ${why}`}`);
     if (outcome === "ready") out.line("ready outcome reached; run without --once to execute the reboot command");
     return exitCodeOf(outcome);

@@ -283,6 +283,39 @@ describe("stop and resume", () => {
   });
 });
 
+describe("for scripts", () => {
+  test("every command that prints has --json", () => {
+    const without = COMMANDS.filter(({ flags }) => flags?.["json"]?.type !== "boolean").map(({ path }) => path);
+    // It prints nothing but its log.
+    expect(without).toEqual(["serve"]);
+  });
+
+  test("stop and resume", async () => {
+    const { found } = await json(["stop", "--group", "--for", "2h", "--reason", "r"]);
+    expect(found).toMatchObject({ stopped: "group", why: "r", for_sec: 7200, who: expect.any(String) });
+    const none = await json(["resume"]);
+    expect(none).toMatchObject({ code: 0, found: { resumed: false, still_stopped: [{ group: true }] } });
+    expect((await json(["resume", "--group"])).found).toMatchObject({ resumed: true, still_stopped: [] });
+  });
+
+  test("validate-config: what holds, and every fault with its place", async () => {
+    const good = await json(["validate-config", "--print"]);
+    expect(good).toMatchObject({ code: 0, found: { valid: true, settings: { node_name: "me" } } });
+    writeFileSync(join(dir, "config.yaml"), "node_name: me\nsots: 2\nhealth_script: relative\n");
+    const { code, found } = await json(["validate-config"]);
+    expect(code).toBe(2);
+    expect(found).toMatchObject({ valid: false });
+    expect(found["faults"]).toContainEqual(expect.objectContaining({ line: 2, key: "sots" }));
+    expect(found["faults"]).toContainEqual(expect.objectContaining({ line: 3, key: "health_script" }));
+  });
+
+  test("run: the outcome of a single pass; the daemon prints none", async () => {
+    const refused = await rota(["run", "--json"]);
+    expect(refused).toMatchObject({ code: 64, out: "" });
+    expect(refused.err).toContain("--json goes with --once");
+  });
+});
+
 describe("forget", () => {
   test("a machine that is gone for good; not one in its turn", async () => {
     const { b } = await aGhost();

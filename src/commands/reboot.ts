@@ -10,6 +10,7 @@ const config = {
 } as const;
 const json = { type: "boolean", summary: "print JSON" } as const;
 const reason = { type: "string", value: "TEXT", required: true, summary: "why, for whoever asks later" } as const;
+const CONFIG = { 2: "invalid configuration" } as const;
 const GATES = {
   3: "blocked by health or by policy",
   4: "somebody else has the turn, or stands ahead",
@@ -27,6 +28,7 @@ export const run = command({
     config,
     "dry-run": { type: "boolean", summary: "do everything except the reboot" },
     once: { type: "boolean", summary: "one pass, without the reboot; the exit code says what it came to" },
+    json: { type: "boolean", summary: "with --once: print what it came to as JSON" },
     "log-level": {
       type: "string",
       value: "LEVEL",
@@ -41,7 +43,7 @@ export const run = command({
       summary: "json, or text for people (default: text on a terminal)",
     },
   },
-  exits: { 2: "invalid configuration", ...GATES },
+  exits: { ...CONFIG, ...GATES },
   examples: [
     { args: "", says: "as the service does" },
     { args: "--once --config ./config.yaml", says: "see what a pass would come to" },
@@ -54,7 +56,11 @@ export const run = command({
 export const validateConfig = command({
   path: "reboot validate-config",
   summary: "Check a configuration file, and everything that it names",
-  flags: { config, print: { type: "boolean", summary: "print the settings as they take effect, secrets masked" } },
+  flags: {
+    config,
+    json,
+    print: { type: "boolean", summary: "print the settings as they take effect, secrets masked" },
+  },
   exits: { 2: "invalid configuration; every fault is printed" },
   examples: [{ args: "--config ./config.yaml", says: "refuses exactly what `run` would refuse" }],
   async run(ctx): Promise<number> {
@@ -67,7 +73,7 @@ export const simulate = command({
   summary: "Run the detectors once and show what they say",
   description: "Touches neither the store nor the machine.",
   flags: { config, json },
-  exits: { 2: "invalid configuration", 6: "a detector failed" },
+  exits: { ...CONFIG, 6: "a detector failed" },
   async run(ctx): Promise<number> {
     return (await import("./reboot-look.ts")).simulate(ctx);
   },
@@ -83,7 +89,7 @@ export const status = command({
     "skip-health": { type: "boolean", summary: "do not run the health script" },
     "skip-lock": { type: "boolean", summary: "do not ask the store" },
   },
-  exits: { 2: "invalid configuration", ...GATES },
+  exits: { ...CONFIG, ...GATES },
   async run(ctx): Promise<number> {
     return (await import("./reboot-look.ts")).status(ctx);
   },
@@ -93,6 +99,7 @@ export const queue = command({
   path: "reboot queue",
   summary: "Show the line: whose turn it is, and who waits",
   flags: { config, json },
+  exits: CONFIG,
   async run(ctx): Promise<number> {
     return (await import("./reboot-line.ts")).queue(ctx);
   },
@@ -114,7 +121,7 @@ export const release = command({
     force: { type: "boolean", summary: "although its daemon is alive, or the key is not Rota's" },
     yes: { type: "boolean", short: "y", summary: "do not ask" },
   },
-  exits: { 2: "invalid configuration", 3: "refused: it is not safe" },
+  exits: { ...CONFIG, 3: "refused: it is not safe" },
   examples: [{ args: '--node web-3 --reason "mainboard died"', says: "let the others go on" }],
   async run(ctx): Promise<number> {
     return (await import("./reboot-line.ts")).releaseTurn(ctx);
@@ -128,10 +135,12 @@ export const stop = command({
     "Nobody is fenced while the stop is set. A machine that is already going down comes back and is verified all the same.",
   flags: {
     config,
+    json,
     reason,
     group: { type: "boolean", summary: "only the nodes with this lock_key" },
     for: { type: "duration", value: "TIME", summary: "ends by itself after this time, e.g. 2h" },
   },
+  exits: CONFIG,
   examples: [{ args: '--reason "incident 4711" --for 2h', says: "no reboots for two hours" }],
   async run(ctx): Promise<number> {
     return (await import("./reboot-line.ts")).stopAll(ctx);
@@ -141,7 +150,8 @@ export const stop = command({
 export const resume = command({
   path: "reboot resume",
   summary: "Take the stop back",
-  flags: { config, group: { type: "boolean", summary: "the stop of the nodes with this lock_key" } },
+  flags: { config, json, group: { type: "boolean", summary: "the stop of the nodes with this lock_key" } },
+  exits: CONFIG,
   async run(ctx): Promise<number> {
     return (await import("./reboot-line.ts")).resume(ctx);
   },
@@ -151,8 +161,8 @@ export const forget = command({
   path: "reboot forget",
   summary: "Take a machine that is gone for good off the roster",
   args: { node: { summary: "its node_name" } },
-  flags: { config, reason },
-  exits: { 3: "refused: it is in its turn, or its daemon is alive" },
+  flags: { config, json, reason },
+  exits: { ...CONFIG, 3: "refused: it is in its turn, or its daemon is alive" },
   async run(ctx): Promise<number> {
     return (await import("./reboot-line.ts")).forgetNode(ctx);
   },

@@ -46,7 +46,8 @@ export async function addUser(ctx: ContextOf<typeof serveUserAdd>): Promise<numb
   const password = await newPassword(ctx, name);
   const prefix = ctx.flags.prefix ?? "";
   await administer(ctx, (users) => users.add(name, password, prefix));
-  ctx.out.line(`${name} may read and write ${prefix === "" ? "all keys" : `the keys that begin with ${prefix}`}`);
+  if (ctx.flags.json) ctx.out.json({ added: name, prefix });
+  else ctx.out.line(`${name} may read and write ${prefix === "" ? "all keys" : `the keys that begin with ${prefix}`}`);
   return EXIT.ok;
 }
 
@@ -55,7 +56,8 @@ export async function changePassword(ctx: ContextOf<typeof serveUserPasswd>): Pr
   const { name } = ctx.args;
   const password = await newPassword(ctx, name);
   await administer(ctx, (users) => users.passwd(name, password));
-  ctx.out.line(`the password of ${name} was changed`);
+  if (ctx.flags.json) ctx.out.json({ changed: name });
+  else ctx.out.line(`the password of ${name} was changed`);
   return EXIT.ok;
 }
 
@@ -63,7 +65,8 @@ export async function changePassword(ctx: ContextOf<typeof serveUserPasswd>): Pr
 export async function removeUser(ctx: ContextOf<typeof serveUserRemove>): Promise<number> {
   const { name } = ctx.args;
   await administer(ctx, (users) => users.remove(name));
-  ctx.out.line(`${name} was removed`);
+  if (ctx.flags.json) ctx.out.json({ removed: name });
+  else ctx.out.line(`${name} was removed`);
   return EXIT.ok;
 }
 

@@ -8,6 +8,7 @@ const stateDir = {
   completes: "directory",
   summary: "where the store lies",
 } as const;
+const json = { type: "boolean", summary: "print JSON" } as const;
 const name = { name: { summary: "the user's name" } } as const;
 const file = (summary: string) => ({ type: "string", value: "FILE", completes: "file", summary }) as const;
 
@@ -25,7 +26,10 @@ export const serve = command({
     "tls-cert": file("certificate to show, instead of one that is made here"),
     "tls-key": file("its private key"),
     "tls-client-ca": file("let in only clients with a certificate of this CA"),
-    insecure: { type: "boolean", summary: "neither TLS nor users, although others can reach it" },
+    insecure: {
+      type: "boolean",
+      summary: "do without TLS and users where there are none, although others can reach it",
+    },
     "log-format": {
       type: "string",
       value: "FORMAT",
@@ -51,6 +55,7 @@ export const serveUserAdd = command({
   flags: {
     prefix: { type: "string", value: "PREFIX", summary: "may touch only keys that begin with it (default: all keys)" },
     "state-dir": stateDir,
+    json,
   },
   args: name,
   examples: [{ args: "web --prefix /prod/web/ < password.txt", says: "a user for one namespace" }],
@@ -63,7 +68,7 @@ export const serveUserAdd = command({
 export const serveUserPasswd = command({
   path: "serve user passwd",
   summary: "Change a user's password; whoever was logged in with the old one is out",
-  flags: { "state-dir": stateDir },
+  flags: { "state-dir": stateDir, json },
   args: name,
   async run(ctx): Promise<number> {
     return (await import("./serve-run.ts")).changePassword(ctx);
@@ -74,7 +79,7 @@ export const serveUserPasswd = command({
 export const serveUserList = command({
   path: "serve user list",
   summary: "Show the users and what they may touch",
-  flags: { "state-dir": stateDir, json: { type: "boolean", summary: "print JSON" } },
+  flags: { "state-dir": stateDir, json },
   async run(ctx): Promise<number> {
     return (await import("./serve-run.ts")).listUsers(ctx);
   },
@@ -84,7 +89,7 @@ export const serveUserList = command({
 export const serveUserRemove = command({
   path: "serve user remove",
   summary: "Remove a user; whoever is logged in as this user is out at once",
-  flags: { "state-dir": stateDir },
+  flags: { "state-dir": stateDir, json },
   args: name,
   async run(ctx): Promise<number> {
     return (await import("./serve-run.ts")).removeUser(ctx);

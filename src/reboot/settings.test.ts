@@ -59,7 +59,6 @@ describe("what the keys become", () => {
       detectors: [{ type: "file", name: "file:/run/reboot-required", path: "/run/reboot-required", timeoutMs: 30_000 }],
       healthScript: "/opt/health.sh",
       healthTimeoutMs: 30_000,
-      healthPublishIntervalMs: 15_000,
       checkIntervalMs: 60_000,
       backoffMinMs: 5000,
       backoffMaxMs: 60_000,
@@ -133,6 +132,13 @@ metrics: {enabled: false, listen: 0.0.0.0:9090}
       "lock_ttl_sec",
       "reboot_command",
       "kill_switch_file",
+    ]);
+  });
+
+  test("a key that has no effect says so, unless it only repeats its default", () => {
+    expect(load(`${MINIMAL}health_publish_interval_sec: 15\n`).warnings).toEqual([]);
+    expect(load(`${MINIMAL}health_publish_interval_sec: 5\n`).warnings).toMatchObject([
+      { key: "health_publish_interval_sec", message: expect.stringContaining("has no effect") },
     ]);
   });
 

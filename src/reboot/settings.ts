@@ -23,6 +23,9 @@ import { normalLockKey } from "../turn/keys.ts";
 import { type DetectorSettings, detectorSettings, detectorShape } from "./detectors/table.ts";
 import { expandCommand, rcEnvironment } from "./environment.ts";
 
+/** The default of health_publish_interval_sec. */
+const PUBLISH_SEC = 15;
+
 /** Where the configuration lies unless `--config` says otherwise. */
 export const DEFAULT_CONFIG = "/etc/reboot-coordinator/config.yaml";
 
@@ -32,7 +35,6 @@ export interface RebootSettings {
   readonly detectors: readonly DetectorSettings[];
   readonly healthScript: string;
   readonly healthTimeoutMs: number;
-  readonly healthPublishIntervalMs: number;
   readonly checkIntervalMs: number;
   readonly backoffMinMs: number;
   readonly backoffMaxMs: number;
@@ -111,7 +113,7 @@ export function rebootShape() {
     reboot_required_detectors: z.array(detectorShape()).check(z.minLength(1, "must name at least one detector")),
     health_script: absolutePath(),
     health_timeout_sec: z._default(whole(1), 30),
-    health_publish_interval_sec: z._default(whole(1), 15),
+    health_publish_interval_sec: z._default(whole(1), PUBLISH_SEC),
     check_interval_sec: z._default(whole(1), 60),
     backoff_min_sec: z._default(whole(1), 5),
     backoff_max_sec: z._default(whole(1), 60),
@@ -299,7 +301,18 @@ export function loadSettings(options: {
       ? [{ ...origin, key, message: `${path} is not an executable file on this machine` }]
       : [],
   );
-  return { settings, values, warnings: [...warnings, ...absent] };
+  // A key of the original that every file may hold; what it was for is done by the passes and the lease of the record.
+  const idle =
+    values.health_publish_interval_sec === PUBLISH_SEC
+      ? []
+      : [
+          {
+            ...origin,
+            key: "health_publish_interval_sec",
+            message: "has no effect: health is published with every pass (check_interval_sec)",
+          },
+        ];
+  return { settings, values, warnings: [...warnings, ...absent, ...idle] };
 }
 
 function settingsOf(values: RebootValues, on: Surroundings): RebootSettings {
@@ -311,7 +324,6 @@ function settingsOf(values: RebootValues, on: Surroundings): RebootSettings {
     detectors: values.reboot_required_detectors.map(detectorSettings),
     healthScript: values.health_script,
     healthTimeoutMs: values.health_timeout_sec * 1000,
-    healthPublishIntervalMs: values.health_publish_interval_sec * 1000,
     checkIntervalMs: values.check_interval_sec * 1000,
     backoffMinMs: values.backoff_min_sec * 1000,
     backoffMaxMs: values.backoff_max_sec * 1000,
@@ -343,11 +355,15 @@ function pick<T, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
   return Object.fromEntries(keys.map((key) => [key, from[key]])) as Pick<T, K>;
 }
 
-/** The merged configuration as YAML, with every default filled in and secrets as ***. */
-export function printSettings(loaded: LoadedSettings): string {
-  const { nodeName } = loaded.settings;
+/** The merged configuration by the names of the file, with every default filled in and secrets as ***. */
+export function shownSettings(loaded: LoadedSettings): Readonly<Record<string, unknown>> {
   const { etcd_endpoints: endpoints, ...values } = loaded.values;
   // Absent means alone, and empty is refused; what is printed can be loaded again.
   const shown = endpoints.length > 0 ? { etcd_endpoints: endpoints, ...values } : values;
-  return stringify(JSON.parse(JSON.stringify({ ...shown, node_name: nodeName })));
+  return JSON.parse(JSON.stringify({ ...shown, node_name: loaded.settings.nodeName }));
+}
+
+/** The same as YAML. */
+export function printSettings(loaded: LoadedSettings): string {
+  return stringify(shownSettings(loaded));
 }

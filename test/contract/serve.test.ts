@@ -137,7 +137,8 @@ test("an address that others can reach wants a user and TLS; both are made with 
   ]);
   const two = client({ endpoints, tls: () => ({ ca }), auth: { username: "two", password: () => "pw2" } });
   expect((await two.range(call(), "web/k")).kvs).toHaveLength(1);
-  expect((await rota("changed", "serve", "user", "passwd", "web", "--state-dir", dir)).code).toBe(0);
+  const changed = await rota("changed", "serve", "user", "passwd", "web", "--json", "--state-dir", dir);
+  expect(JSON.parse(changed.stdout)).toEqual({ changed: "web" });
   expect(isFault(await failure(web.range(call(), "web/k")), "store.refused")).toBe(true);
   expect((await rota("", "serve", "user", "remove", "two", "--state-dir", dir)).code).toBe(0);
   expect(isFault(await failure(two.range(call(), "web/k")), "store.refused")).toBe(true);
