@@ -52,7 +52,7 @@ test.concurrent(
       expect(status.code).toBe(4);
       expect(JSON.parse(status.stdout).line).toMatchObject({ holder: "a", ahead: 1 });
       const [row] = JSON.parse((await b.run("queue", "--json")).stdout);
-      expect(row).toMatchObject({ node: "a", phase: "rebooting", in_turn: true, daemon_alive: false });
+      expect(row).toMatchObject({ node: "a", phase: "recovering", in_turn: true, daemon: "back" });
       const healed = Date.now();
       a.flag("sick", false);
       await a.comesTo("verified");
